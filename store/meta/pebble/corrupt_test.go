@@ -1,0 +1,244 @@
+package pebble
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"engramfs/store/meta"
+)
+
+// sampleStore returns a file system with a store that has tables, separated
+// values, a MANIFEST with several edits and, unless closed, a WAL; and what is in it.
+func sampleStore(t *testing.T, closed bool) (*vfs.MemFS, map[string]string) {
+	t.Helper()
+	mem := vfs.NewCrashableMem()
+	db := mustOpen(t, dir, smallOptions(mem))
+	want := map[string]string{}
+	r := rand.New(rand.NewPCG(5, 6))
+	for i := range 600 {
+		key, value := fmt.Sprintf("k%05d", i), fmt.Sprintf("v%x", r.Uint64())
+		if i%4 == 0 {
+			value = strings.Repeat(value, 100)
+		}
+		put(t, db, key, value)
+		want[key] = value
+	}
+	if err := db.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if closed {
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: r}), want
+}
+
+// flip changes one bit of a file.
+func flip(t *testing.T, disk vfs.FS, name string, at int, bit uint) {
+	t.Helper()
+	path := disk.PathJoin(dir, name)
+	b, err := readFile(disk, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[at] ^= 1 << bit
+	f, err := disk.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// outcome opens a store and reads all of it. A detected fault is a
+// *meta.CorruptError; want is compared only if none was detected. A
+// compaction of everything must not panic either.
+func outcome(t *testing.T, disk vfs.FS, want map[string]string) string {
+	t.Helper()
+	db, err := Open(dir, Options{FS: disk, MemTableSize: 64 << 10, SlowDisk: -1})
+	if err != nil {
+		return detected(err)
+	}
+	defer db.Close()
+	got := map[string]string{}
+	err = db.Scan(nil, nil, func(k, v []byte) bool { got[string(k)] = string(v); return true })
+	if compactErr := db.db.Compact(t.Context(), []byte("a"), []byte("z"), false); err == nil && compactErr != nil {
+		err = classify(dir, compactErr)
+	}
+	for k := range want {
+		if v, getErr := db.Get([]byte(k)); getErr == nil && v != nil && string(v) != want[k] {
+			return fmt.Sprintf("SILENT: Get(%s) has other content", k)
+		}
+	}
+	if err != nil {
+		return detected(err)
+	}
+	if !maps.Equal(got, want) {
+		return fmt.Sprintf("SILENT: %d of %d keys", len(got), len(want))
+	}
+	return "harmless"
+}
+
+func detected(err error) string {
+	var corrupt *meta.CorruptError
+	var version *meta.VersionError
+	if errors.As(err, &corrupt) || errors.As(err, &version) {
+		return "detected"
+	}
+	return "UNCLASSIFIED: " + err.Error()
+}
+
+// TestFlippedBitIsDetected flips bits in files of every kind: reading finds it
+// out, or it does no harm.
+func TestFlippedBitIsDetected(t *testing.T) {
+	for _, closed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("Closed=%v", closed), func(t *testing.T) {
+			base, want := sampleStore(t, closed)
+			if got := outcome(t, clone(base), want); got != "harmless" {
+				t.Fatalf("the unharmed store is %s", got)
+			}
+			files := nonEmptyFiles(t, base)
+			r := rand.New(rand.NewPCG(7, 8))
+			tally := map[string]int{}
+			for trial := range 30 {
+				name := files[trial%len(files)]
+				b, err := readFile(base, base.PathJoin(dir, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				at, bit := r.IntN(len(b)), uint(r.IntN(8))
+				disk := clone(base)
+				flip(t, disk, name, at, bit)
+				got := outcome(t, disk, want)
+				tally[got]++
+				if got != "detected" && got != "harmless" {
+					t.Errorf("bit %d of byte %d of %d of %s: %s", bit, at, len(b), name, got)
+				}
+			}
+			t.Log(tally)
+			if tally["detected"] == 0 {
+				t.Error("nothing was detected: the flips did not reach the store")
+			}
+		})
+	}
+}
+
+// TestFlippedManifestIsDetected goes through the whole MANIFEST: Pebble alone takes a
+// flipped record for the end of the file and deletes the tables named after it.
+func TestFlippedManifestIsDetected(t *testing.T) {
+	base, want := sampleStore(t, true)
+	var manifest string
+	for _, name := range nonEmptyFiles(t, base) {
+		if isManifest(name) {
+			manifest = name
+		}
+	}
+	b, err := readFile(base, base.PathJoin(dir, manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(b); at += 1 + len(b)/40 {
+		disk := clone(base)
+		flip(t, disk, manifest, at, 3)
+		before := content(t, disk)
+		if got := outcome(t, disk, want); got != "detected" {
+			t.Errorf("byte %d of %d of %s: %s", at, len(b), manifest, got)
+		}
+		if !maps.Equal(before, content(t, disk)) {
+			t.Errorf("byte %d: the refused store was changed", at)
+		}
+	}
+	t.Run("Truncated", func(t *testing.T) {
+		disk := clone(base)
+		f, err := disk.Create(base.PathJoin(dir, manifest), vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write(b[:len(b)/2]); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if got := outcome(t, disk, want); got != "detected" {
+			t.Errorf("half a MANIFEST: %s", got)
+		}
+	})
+}
+
+// TestWithoutSealManifestFlipIsSilent is the control: it shows that Pebble alone
+// does lose data, so that the seal is what the test above tests.
+func TestWithoutSealManifestFlipIsSilent(t *testing.T) {
+	base, want := sampleStore(t, true)
+	silent := 0
+	for _, name := range nonEmptyFiles(t, base) {
+		if !isManifest(name) {
+			continue
+		}
+		b, err := readFile(base, base.PathJoin(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := len(b) / 4; at < len(b); at += 1 + len(b)/20 {
+			disk := clone(base)
+			if err := disk.Remove(base.PathJoin(dir, sealName)); err != nil {
+				t.Fatal(err)
+			}
+			flip(t, disk, name, at, 3)
+			if strings.HasPrefix(outcome(t, disk, want), "SILENT") {
+				silent++
+			}
+		}
+	}
+	if silent == 0 {
+		t.Error("Pebble found every flip by itself: the seal can go")
+	}
+	t.Logf("%d silent losses without the seal", silent)
+}
+
+func clone(m *vfs.MemFS) *vfs.MemFS {
+	return m.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+}
+
+func nonEmptyFiles(t *testing.T, disk vfs.FS) []string {
+	t.Helper()
+	var names []string
+	for name, b := range content(t, disk) {
+		if b != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestSealRoundTrip(t *testing.T) {
+	b := encodeSeal("MANIFEST-000123", 4567, 0xdeadbeef)
+	if len(b) != sealSize {
+		t.Errorf("a seal has %d bytes, want %d", len(b), sealSize)
+	}
+	name, length, crc, ok := decodeSeal(b)
+	if !ok || name != "MANIFEST-000123" || length != 4567 || crc != 0xdeadbeef {
+		t.Errorf("decodeSeal = %q, %d, %x, %v", name, length, crc, ok)
+	}
+	for i := range b {
+		torn := slices.Clone(b)
+		torn[i] ^= 1
+		if _, _, _, ok := decodeSeal(torn); ok {
+			t.Errorf("a seal with byte %d changed is accepted", i)
+		}
+	}
+	if _, _, _, ok := decodeSeal(nil); ok {
+		t.Error("an empty seal is accepted")
+	}
+}
