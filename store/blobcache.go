@@ -1,0 +1,193 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"engramfs/store/blob"
+)
+
+// openBlob is a blob that is open for reading, with its checksums as far as they
+// were needed. Readers share it; it outlives the blob's name.
+type openBlob struct {
+	id   blob.ID
+	file blob.File
+	// unsealed is set, under the inode's lock, before the blob's bytes are
+	// changed in place: its checksums then prove nothing.
+	unsealed atomic.Bool
+
+	// Protected by blobCache.mu.
+	refs       int
+	garbage    bool      // nobody refers to it any more: the collector waits for its readers
+	prev, next *openBlob // in the list of unreferenced blobs
+
+	// mu protects the field below.
+	mu   sync.Mutex
+	sums map[uint32][]byte // by group
+}
+
+// blobCache keeps blobs open: those being read, and the most recently used
+// others, so that a file read in small pieces is not opened for each.
+type blobCache struct {
+	s *Store // immutable
+
+	// mu protects the fields below.
+	mu    sync.Mutex
+	blobs map[blob.ID]*openBlob
+	idle  openBlob // sentinel of the list of unreferenced blobs, least recently used last
+	idles int
+}
+
+const maxIdleBlobs = 256
+
+func newBlobCache(s *Store) *blobCache {
+	c := &blobCache{s: s, blobs: make(map[blob.ID]*openBlob)}
+	c.idle.prev, c.idle.next = &c.idle, &c.idle
+	return c
+}
+
+// get returns the blob open for reading, until put.
+func (c *blobCache) get(id blob.ID) (*openBlob, error) {
+	if b := c.use(id); b != nil {
+		return b, nil
+	}
+	f, err := c.s.blobs.Open(id, false)
+	if err != nil {
+		return nil, fmt.Errorf("open content %s: %w", id, err)
+	}
+	c.mu.Lock()
+	b := c.blobs[id]
+	if b != nil { // opened by somebody else meanwhile
+		c.take(b)
+		c.mu.Unlock()
+		return b, errors.Join(f.Close())
+	}
+	b = &openBlob{id: id, file: f, refs: 1, sums: make(map[uint32][]byte)}
+	c.blobs[id] = b
+	c.mu.Unlock()
+	return b, nil
+}
+
+func (c *blobCache) use(id blob.ID) *openBlob {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.blobs[id]
+	if b != nil {
+		c.take(b)
+	}
+	return b
+}
+
+// take adds a reference. The caller holds mu.
+func (c *blobCache) take(b *openBlob) {
+	if b.refs == 0 {
+		c.unpark(b)
+	}
+	b.refs++
+}
+
+// unpark takes b out of the idle list. The caller holds mu.
+func (c *blobCache) unpark(b *openBlob) {
+	b.prev.next, b.next.prev = b.next, b.prev
+	b.prev, b.next = nil, nil
+	c.idles--
+}
+
+// put gives a blob back.
+func (c *blobCache) put(b *openBlob) {
+	c.mu.Lock()
+	if b.refs--; b.refs > 0 {
+		c.mu.Unlock()
+		return
+	}
+	if b.garbage {
+		delete(c.blobs, b.id)
+	}
+	if c.blobs[b.id] != b { // forgotten meanwhile
+		c.mu.Unlock()
+		c.closeFile(b)
+		if b.garbage {
+			c.s.collector.wake()
+		}
+		return
+	}
+	b.prev, b.next = &c.idle, c.idle.next
+	b.prev.next, b.next.prev = b, b
+	c.idles++
+	var victim *openBlob
+	if c.idles > maxIdleBlobs {
+		victim = c.idle.prev
+		c.unpark(victim)
+		delete(c.blobs, victim.id)
+	}
+	c.mu.Unlock()
+	if victim != nil {
+		c.closeFile(victim)
+	}
+}
+
+// forget makes the next get open the blob anew. Readers that have it finish on
+// what they have.
+func (c *blobCache) forget(id blob.ID) {
+	c.mu.Lock()
+	b := c.blobs[id]
+	delete(c.blobs, id)
+	idle := b != nil && b.refs == 0
+	if idle {
+		c.unpark(b)
+	}
+	c.mu.Unlock()
+	if idle {
+		c.closeFile(b)
+	}
+}
+
+// discard is forget for a blob without references. It reports whether nobody
+// reads the blob, so that it can be removed; otherwise the collector is woken
+// when the last reader is done.
+func (c *blobCache) discard(id blob.ID) bool {
+	c.mu.Lock()
+	b := c.blobs[id]
+	if b != nil && b.refs > 0 {
+		b.garbage = true
+		c.mu.Unlock()
+		return false
+	}
+	c.mu.Unlock()
+	c.forget(id)
+	return true
+}
+
+// unseal tells the readers of a blob that its bytes are about to change.
+func (c *blobCache) unseal(id blob.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.blobs[id]; b != nil {
+		b.unsealed.Store(true)
+	}
+}
+
+// close closes what nobody reads; readers close the rest.
+func (c *blobCache) close() {
+	c.mu.Lock()
+	var files []*openBlob
+	for id, b := range c.blobs {
+		if b.refs == 0 {
+			files = append(files, b)
+		}
+		delete(c.blobs, id)
+	}
+	c.idle.prev, c.idle.next, c.idles = &c.idle, &c.idle, 0
+	c.mu.Unlock()
+	for _, b := range files {
+		c.closeFile(b)
+	}
+}
+
+func (c *blobCache) closeFile(b *openBlob) {
+	if err := b.file.Close(); err != nil {
+		c.s.log.Warn("content not closed", "blob", b.id, "err", err)
+	}
+}

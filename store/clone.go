@@ -1,0 +1,416 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+)
+
+// CloneOptions of Clone.
+type CloneOptions struct {
+	// Replace replaces the target whatever it is, a tree included, in the batch
+	// that makes the copy appear. Otherwise an existing target is fs.ErrExist.
+	Replace bool
+	Shallow bool // of a directory only itself, without members (RFC 4918 section 9.8.3)
+	Source  Cond // asked of the source; nil: none
+	Target  Cond // asked of the target, nil if there is none
+	UID     uint32
+	GID     uint32
+	Mtime   time.Time // of the copy itself; zero: the source's
+}
+
+// Clone copies src to name in parent and reports whether it replaced a target.
+// The bytes of a file are shared until one of the two is written to, so the cost
+// does not depend on its size. A tree is copied beside the visible one and
+// appears as a whole. Modes, times and extended attributes are copied; the copies
+// belong to o's user and group.
+//
+// The error matches ErrSubtree if the target is inside the source or contains
+// it, fs.ErrExist, ErrStale, or ErrPoisoned: a copy is not built on recovered data.
+// On an error nothing is visible.
+func (s *Store) Clone(ctx context.Context, src, parent Ino, name string, o CloneOptions) (a Attr, replaced bool, err error) {
+	if err := CheckName(name); err != nil {
+		return Attr{}, false, err
+	}
+	attr, err := s.GetAttr(ctx, src)
+	if err != nil {
+		return Attr{}, false, err
+	}
+	if err := s.cloneTarget(&attr, parent, name, o); err != nil {
+		return Attr{}, false, err
+	}
+	if !attr.IsDir() {
+		return s.cloneFile(ctx, src, parent, name, o)
+	}
+	t := &treeClone{s: s, o: o}
+	root, err := t.build(ctx, src)
+	if err != nil {
+		t.giveUp(root)
+		return Attr{}, false, err
+	}
+	a, replaced, err = s.attachClone(ctx, root, src, parent, name, o)
+	if err != nil {
+		t.giveUp(root)
+		return Attr{}, false, err
+	}
+	s.collector.endTree(root)
+	return a, replaced, nil
+}
+
+// cloneTarget returns ErrSubtree if source and target contain one another.
+func (s *Store) cloneTarget(attr *Attr, parent Ino, name string, o CloneOptions) error {
+	src, inside := attr.Ino, false
+	if err := s.ancestors(parent, func(a Ino) bool { inside = a == src; return !inside }); err != nil {
+		return err
+	}
+	if inside {
+		return ErrSubtree
+	}
+	d, ok, err := s.lookupEntry(parent, name, false)
+	if err != nil || !ok {
+		return err
+	}
+	if !o.Replace {
+		return fs.ErrExist
+	}
+	if d.ino == src {
+		return fmt.Errorf("%w: source and target are the same", ErrSubtree)
+	}
+	if !attr.IsDir() && attr.Nlink > 1 {
+		return nil // another name of it may be outside the target
+	}
+	if err := s.ancestors(src, func(a Ino) bool { inside = a == d.ino; return !inside }); err != nil {
+		return err
+	}
+	if inside {
+		return ErrSubtree
+	}
+	return nil
+}
+
+// cloneFile copies anything but a directory in one change.
+func (s *Store) cloneFile(ctx context.Context, src, parent Ino, name string, o CloneOptions) (a Attr, replaced bool, err error) {
+	ino, err := s.allocIno()
+	if err != nil {
+		return Attr{}, false, err
+	}
+	if err := s.space.take(s.now().UnixNano(), changeCost+s.inline); err != nil {
+		return Attr{}, false, err
+	}
+	err = s.changeLocked(ctx, "clone", lockSet{write: []Ino{parent}, read: []Ino{src}}, func(c *change) error {
+		v, err := c.view(src)
+		if err != nil {
+			return err
+		}
+		if replaced, err = c.makeRoom(parent, name, v, o); err != nil {
+			return err
+		}
+		dup, err := c.duplicate(v, ino, o)
+		if err != nil {
+			return err
+		}
+		if !o.Mtime.IsZero() {
+			dup.Mtime = o.Mtime.UnixNano()
+		}
+		a, err = c.attach(parent, name, dup)
+		return err
+	})
+	return a, replaced, err
+}
+
+// makeRoom checks the conditions of a clone and removes the target, if there is one.
+func (c *change) makeRoom(parent Ino, name string, src *inode, o CloneOptions) (replaced bool, err error) {
+	if _, err := c.editDir(parent); err != nil {
+		return false, err
+	}
+	d, ok, err := c.entry(parent, name)
+	if err != nil {
+		return false, err
+	}
+	if o.Source != nil && src != nil {
+		if err := o.Source(&src.Attr); err != nil {
+			return false, err
+		}
+	}
+	var cur *Attr
+	if ok {
+		v, err := c.view(d.ino)
+		if err != nil {
+			return false, err
+		}
+		cur = &v.Attr
+	}
+	if o.Target != nil {
+		if err := o.Target(cur); err != nil {
+			return false, err
+		}
+	}
+	if !ok {
+		return false, nil
+	}
+	if !o.Replace {
+		return false, fs.ErrExist
+	}
+	if cur.IsDir() {
+		return true, c.detach(parent, name, d.ino)
+	}
+	return true, c.dropReplaced(parent, name, d.ino)
+}
+
+// duplicate returns a copy of v under the number ino, without a home, and adds
+// its content and extended attributes to the change. v is locked.
+func (c *change) duplicate(v *inode, ino Ino, o CloneOptions) (*inode, error) {
+	dup := *v
+	dup.Ino, dup.parent, dup.name = ino, 0, ""
+	dup.UID, dup.GID = o.UID, o.GID
+	dup.Mode &^= 0o6000 // setuid and setgid are not for another owner
+	dup.Nlink, dup.Change, dup.Version = 1, 1, 1
+	dup.Gen = c.s.gen
+	dup.Ctime, dup.Btime = c.now, c.now
+	switch {
+	case dup.IsDir():
+		dup.Nlink = 2
+		c.dirs++
+	default:
+		c.files++
+	}
+	if dup.IsRegular() {
+		c.bytes += dup.Size
+	}
+	switch v.content.kind {
+	case contentInline:
+		b, err := c.s.readInline(v)
+		if err != nil {
+			return nil, err
+		}
+		c.put(inoKey(keyInline, ino), b)
+	case contentBlob:
+		if !v.content.sealed && c.s.openForWriting(v.Ino) {
+			return nil, fmt.Errorf("%w: inode %d is being written", ErrLocked, v.Ino)
+		}
+		c.refs = append(c.refs, v.content.blob)
+	}
+	if v.HasXattrs {
+		attrs, err := c.s.readXattrs(v.Ino)
+		if err != nil {
+			return nil, err
+		}
+		for k, val := range attrs {
+			c.put(xattrKey(ino, k), val)
+		}
+	}
+	return &dup, nil
+}
+
+// openForWriting reports whether a writable handle of ino is open.
+func (s *Store) openForWriting(ino Ino) bool {
+	n := s.nodes.peek(ino)
+	if n == nil {
+		return false
+	}
+	defer s.nodes.release(n)
+	return n.writers.Load() > 0
+}
+
+// attach gives an inode without a home the free name in parent, which the change holds.
+func (c *change) attach(parent Ino, name string, v *inode) (Attr, error) {
+	dir, err := c.editDir(parent)
+	if err != nil {
+		return Attr{}, err
+	}
+	v.parent, v.name = parent, name
+	if v.IsDir() {
+		dir.Nlink++
+	}
+	c.created = append(c.created, *v)
+	c.setEntry(parent, name, v)
+	c.emit(Event{Parent: parent, Name: name, Ino: v.Ino})
+	return v.Attr, nil
+}
+
+// attachClone makes the finished copy of a tree appear.
+func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name string, o CloneOptions) (a Attr, replaced bool, err error) {
+	err = s.change(ctx, "clone", []Ino{parent, root}, func(c *change) error {
+		if replaced, err = c.makeRoom(parent, name, nil, o); err != nil {
+			return err
+		}
+		dir, err := c.editDir(parent)
+		if err != nil {
+			return err
+		}
+		v, err := c.edit(root)
+		if err != nil {
+			return err
+		}
+		v.Nlink += 2 // an orphan has none, and its child directories have counted
+		v.parent, v.name = parent, name
+		if !o.Mtime.IsZero() {
+			v.Mtime = o.Mtime.UnixNano()
+		}
+		dir.Nlink++
+		c.delete(inoKey(keyOrphan, root))
+		c.setEntry(parent, name, v)
+		c.emit(Event{Parent: parent, Name: name, Ino: root})
+		a = v.Attr
+		return nil
+	})
+	return a, replaced, err
+}
+
+// treeClone copies a tree below a root that is an orphan until the copy is
+// complete, so that a crash leaves it to the collector.
+type treeClone struct {
+	s *Store
+	o CloneOptions
+}
+
+// cloneChunk is how many entries of a directory are copied in one batch.
+const cloneChunk = 256
+
+// build copies the directory src and returns the root of the copy, 0 if there is none.
+func (t *treeClone) build(ctx context.Context, src Ino) (root Ino, err error) {
+	defer t.s.contain("clone_tree", &err)
+	root, err = t.s.allocIno()
+	if err != nil {
+		return 0, err
+	}
+	t.s.collector.beginTree(root)
+	err = t.s.changeLocked(ctx, "clone", lockSet{read: []Ino{src}}, func(c *change) error {
+		v, err := c.view(src)
+		if err != nil {
+			return err
+		}
+		if t.o.Source != nil {
+			if err := t.o.Source(&v.Attr); err != nil {
+				return err
+			}
+		}
+		dup, err := c.duplicate(v, root, t.o)
+		if err != nil {
+			return err
+		}
+		dup.Nlink = 0
+		c.created = append(c.created, *dup)
+		c.put(inoKey(keyOrphan, root), []byte{})
+		return nil
+	})
+	if err != nil || t.o.Shallow {
+		return root, err
+	}
+	type pair struct{ from, to Ino }
+	for queue := []pair{{src, root}}; len(queue) > 0; {
+		p := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		err := t.members(ctx, p.from, p.to, func(from, to Ino) { queue = append(queue, pair{from, to}) })
+		if err != nil {
+			return root, err
+		}
+	}
+	return root, nil
+}
+
+// members copies the entries of the directory from into to, and hands each
+// child directory and its copy to descend.
+func (t *treeClone) members(ctx context.Context, from, to Ino, descend func(from, to Ino)) error {
+	var chunk []Dirent
+	flush := func() error {
+		if len(chunk) == 0 {
+			return nil
+		}
+		err := t.chunk(ctx, from, to, chunk, descend)
+		chunk = chunk[:0]
+		return err
+	}
+	var ferr error
+	err := t.s.ReadDir(ctx, from, "", func(d Dirent) bool {
+		if chunk = append(chunk, d); len(chunk) == cloneChunk {
+			ferr = flush()
+		}
+		return ferr == nil
+	})
+	if err = errors.Join(ferr, err); err != nil {
+		return err
+	}
+	return flush()
+}
+
+// chunk copies some entries in one batch.
+func (t *treeClone) chunk(ctx context.Context, from, to Ino, chunk []Dirent, descend func(from, to Ino)) error {
+	if err := t.s.faults.hit(faultCloneTree, from); err != nil {
+		return err
+	}
+	if err := t.s.space.take(t.s.now().UnixNano(), int64(len(chunk))*changeCost); err != nil {
+		return err
+	}
+	set := lockSet{write: []Ino{to}}
+	copies := make([]Ino, len(chunk))
+	for i, d := range chunk {
+		ino, err := t.s.allocIno()
+		if err != nil {
+			return err
+		}
+		copies[i] = ino
+		set.read = append(set.read, d.Ino)
+	}
+	var skip map[int]bool // entries whose inode was removed since the directory was read
+	err := t.s.changeLocked(ctx, "clone", set, func(c *change) error {
+		dir, err := c.edit(to)
+		if err != nil {
+			return err
+		}
+		skip = nil
+		for i, d := range chunk {
+			v, err := c.viewHeld(d.Ino)
+			if errors.Is(err, ErrStale) {
+				if skip == nil {
+					skip = make(map[int]bool)
+				}
+				skip[i] = true
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			dup, err := c.duplicate(v, copies[i], t.o)
+			if err != nil {
+				return err
+			}
+			dup.parent, dup.name = to, d.Name
+			if dup.IsDir() {
+				dir.Nlink++
+			}
+			c.created = append(c.created, *dup)
+			c.setEntry(to, d.Name, dup)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, d := range chunk {
+		if d.Type == ModeDir && !skip[i] {
+			descend(d.Ino, copies[i])
+		}
+	}
+	return nil
+}
+
+// viewHeld is view for an inode that is held or else is gone.
+func (c *change) viewHeld(ino Ino) (*inode, error) {
+	v, err := c.view(ino)
+	var relock *errRelock
+	if errors.As(err, &relock) {
+		return nil, fmt.Errorf("%w: %d", ErrStale, ino)
+	}
+	return v, err
+}
+
+// giveUp leaves an unfinished copy to the collector.
+func (t *treeClone) giveUp(root Ino) {
+	if root != 0 {
+		t.s.collector.endTree(root)
+		t.s.collector.wake()
+	}
+}

@@ -1,0 +1,320 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"engramfs/store/blob"
+)
+
+// Upload is content on its way in. Nothing of it can be seen before Commit, and
+// after Abort nothing is left of it. It is not for concurrent use.
+type Upload struct {
+	s         *Store
+	parent    Ino
+	name      string
+	target    Ino   // what the name meant at first, 0: nothing
+	announced int64 // -1: unknown
+
+	size int64
+	data []byte // while the content fits into the engine
+
+	id   blob.ID // afterwards
+	file blob.File
+	sums summer
+	done bool
+}
+
+// NewUpload begins the content of name in parent, an existing file or one to be
+// created. size is its announced length in bytes, -1 if unknown. It refuses
+// early what Commit would refuse anyway: the error matches ErrIsDir, ErrNotDir,
+// ErrNoSpace, ErrPoisoned, ErrReadOnly.
+func (s *Store) NewUpload(ctx context.Context, parent Ino, name string, size int64) (*Upload, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	if size > MaxFileSize {
+		return nil, ErrTooBig
+	}
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	if err := s.space.take(s.now().UnixNano(), max(size, 0)); err != nil {
+		return nil, err
+	}
+	u := &Upload{s: s, parent: parent, name: name, announced: size}
+	d, err := s.lookup(ctx, parent, name)
+	lock := parent
+	switch {
+	case err == nil && d.typ == ModeDir:
+		return nil, ErrIsDir
+	case err == nil:
+		u.target, lock = d.ino, d.ino
+	case errors.Is(err, ErrNotDir), errors.Is(err, ErrStale):
+		return nil, err
+	}
+	return u, s.refusePoisoned(lock)
+}
+
+// refusePoisoned returns the error that a change of ino would get if its lock
+// is poisoned now. It spares the work before a change that cannot succeed.
+func (s *Store) refusePoisoned(ino Ino) error {
+	n := s.nodes.peek(ino)
+	if n == nil {
+		return nil
+	}
+	defer s.nodes.release(n)
+	if ev := n.guard.Event(); ev != nil {
+		return poisonedError(ev)
+	}
+	return nil
+}
+
+// Write implements io.Writer.
+func (u *Upload) Write(p []byte) (n int, err error) {
+	defer u.s.contain("upload_write", &err)
+	if err := u.s.faults.hit(faultUploadWrite, u.parent, u.target); err != nil {
+		return 0, err
+	}
+	if u.size+int64(len(p)) > MaxFileSize {
+		return 0, ErrTooBig
+	}
+	if u.file == nil && u.size+int64(len(p)) <= u.s.inline {
+		u.data = append(u.data, p...)
+		u.size += int64(len(p))
+		return len(p), nil
+	}
+	if err := u.spill(); err != nil {
+		return 0, err
+	}
+	return u.writeBlob(p)
+}
+
+// spill moves the content from memory to a blob.
+func (u *Upload) spill() error {
+	if u.file != nil {
+		return nil
+	}
+	u.id = blob.NewID()
+	u.s.collector.begin(u.id)
+	f, err := u.s.blobs.Create(u.id)
+	if err != nil {
+		u.s.collector.end(u.id)
+		return u.s.blobError("create content", err)
+	}
+	u.file = f
+	data := u.data
+	u.size, u.data = 0, nil
+	_, err = u.writeBlob(data)
+	return err
+}
+
+func (u *Upload) writeBlob(p []byte) (int, error) {
+	if err := u.s.space.take(u.s.now().UnixNano(), int64(len(p))); err != nil {
+		return 0, err
+	}
+	n, err := u.file.WriteAt(p, u.size)
+	u.sums.write(p[:n])
+	u.size += int64(n)
+	if err != nil {
+		return n, u.s.blobError("write content", err)
+	}
+	return n, nil
+}
+
+// ReadFrom implements io.ReaderFrom: it takes in all of r. An error of r is
+// returned as it is; the upload is then good for nothing but Abort.
+func (u *Upload) ReadFrom(r io.Reader) (n int64, err error) {
+	defer u.s.contain("upload_read", &err)
+	if u.announced >= 0 && u.announced <= u.s.inline && u.size == 0 {
+		return u.readSmall(r)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		m, err := io.ReadFull(r, *buf)
+		if m > 0 {
+			w, werr := u.Write((*buf)[:m])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF && m < len(*buf) && endOf(r, err):
+			return n, nil
+		case err != nil:
+			return n, err
+		}
+	}
+}
+
+// endOf tells the end of r from an error of r that is io.ErrUnexpectedEOF
+// itself, as a request body gives when the client went away: io.ReadFull says the same
+// for both, and the next read of r tells.
+func endOf(r io.Reader, err error) bool {
+	var one [1]byte
+	n, err := r.Read(one[:])
+	return n == 0 && err == io.EOF
+}
+
+// readSmall takes in content of a known, small size with one allocation.
+func (u *Upload) readSmall(r io.Reader) (int64, error) {
+	u.data = make([]byte, 0, u.announced+1)
+	for {
+		n, err := r.Read(u.data[len(u.data):cap(u.data)])
+		u.data = u.data[:len(u.data)+n]
+		u.size = int64(len(u.data))
+		switch {
+		case u.size > u.announced:
+			return u.size, fmt.Errorf("%w: more than the announced %d bytes", fs.ErrInvalid, u.announced)
+		case err == io.EOF:
+			return u.size, u.s.faults.hit(faultUploadWrite, u.parent, u.target)
+		case err != nil:
+			return u.size, err
+		}
+	}
+}
+
+// CommitOptions of Upload.Commit.
+type CommitOptions struct {
+	Cond  Cond      // asked under the locks with the current target; nil: none
+	Mtime time.Time // zero: now
+	Mode  uint32    // permission bits of a new file; 0: 0600
+	UID   uint32    // of a new file
+	GID   uint32
+}
+
+// Commit swaps the content in as one change and reports whether it created the
+// file. An existing file keeps its inode, names, mode, owner and extended
+// attributes; whoever reads its old content finishes on that. The content is
+// durable before the change is made; the change is durable after Store.Sync.
+//
+// The error matches io.ErrUnexpectedEOF if fewer bytes came than announced,
+// ErrIsDir, fs.ErrNotExist if the parent is gone, or is Cond's. On any error
+// nothing has changed, unless it matches ErrPoisoned or ErrPanic: then the
+// outcome is unknown.
+func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created bool, err error) {
+	defer u.Abort()
+	defer u.s.contain("upload_commit", &err)
+	if u.done {
+		return Attr{}, false, ErrClosed
+	}
+	if u.announced >= 0 && u.size != u.announced {
+		return Attr{}, false, fmt.Errorf("%w: got %d bytes, %d were announced", io.ErrUnexpectedEOF, u.size, u.announced)
+	}
+	if err := u.syncBlob(); err != nil {
+		return Attr{}, false, err
+	}
+	touch, fresh := []Ino{u.target}, Ino(0)
+	if u.target == 0 {
+		touch[0] = u.parent
+	}
+	err = u.s.change(ctx, "put", touch, func(c *change) error {
+		d, exists, err := c.entry(u.parent, u.name)
+		if err != nil {
+			return err
+		}
+		created = !exists
+		if exists {
+			a, err = u.overwrite(c, d.ino, o)
+			return err
+		}
+		if _, err := c.editDir(u.parent); err != nil { // locks it, so that the name stays free
+			return err
+		}
+		if o.Cond != nil {
+			if err := o.Cond(nil); err != nil {
+				return err
+			}
+		}
+		if fresh == 0 {
+			if fresh, err = u.s.allocIno(); err != nil {
+				return err
+			}
+		}
+		a, err = u.create(c, fresh, o)
+		return err
+	})
+	return a, created, err
+}
+
+func (u *Upload) syncBlob() error {
+	if err := u.s.faults.hit(faultUploadSync, u.parent, u.target); err != nil {
+		return err
+	}
+	if u.file == nil {
+		return nil
+	}
+	if err := u.file.Sync(); err != nil {
+		return u.s.blobError("sync content", err)
+	}
+	return nil
+}
+
+// overwrite replaces the content of the file ino.
+func (u *Upload) overwrite(c *change, ino Ino, o CommitOptions) (Attr, error) {
+	v, err := c.view(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	switch {
+	case v.IsDir():
+		return Attr{}, ErrIsDir
+	case !v.IsRegular():
+		return Attr{}, fmt.Errorf("%w: %q is a special file", ErrIsDir, u.name)
+	}
+	if o.Cond != nil {
+		if err := o.Cond(&v.Attr); err != nil {
+			return Attr{}, err
+		}
+	}
+	if v, err = c.edit(ino); err != nil {
+		return Attr{}, err
+	}
+	u.fill(c, v, o)
+	c.emit(Event{Parent: u.parent, Name: u.name, Ino: ino, Content: true})
+	return v.Attr, nil
+}
+
+// create makes the file.
+func (u *Upload) create(c *change, ino Ino, o CommitOptions) (Attr, error) {
+	v, err := c.create(u.parent, u.name, ino, NewNode{Mode: o.Mode & ModePerm, UID: o.UID, GID: o.GID})
+	if err != nil {
+		return Attr{}, err
+	}
+	u.fill(c, v, o)
+	v.Version = 1
+	return v.Attr, nil
+}
+
+// fill gives v the uploaded content.
+func (u *Upload) fill(c *change, v *inode, o CommitOptions) {
+	c.setContent(v, u.size, u.data, u.id)
+	if u.file != nil {
+		c.putSums(u.id, u.sums.done())
+	}
+	if !o.Mtime.IsZero() {
+		v.Mtime = o.Mtime.UnixNano()
+	}
+}
+
+// Abort gives the upload up and removes what it has stored. It does nothing
+// after Commit or a first Abort.
+func (u *Upload) Abort() {
+	if u.done {
+		return
+	}
+	u.done = true
+	if u.file == nil {
+		return
+	}
+	if err := u.file.Close(); err != nil {
+		u.s.log.Warn("content not closed", "blob", u.id, "err", err)
+	}
+	u.s.collector.end(u.id)
+}
