@@ -40,7 +40,7 @@ func (s *Store) OpenContent(ctx context.Context, ino Ino) (*Content, error) {
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrStale) {
-		err = fmt.Errorf("%w: inode %d: %v", ErrDamaged, ino, err) // the blob is gone, not the file
+		err = fmt.Errorf("%w: inode %d: %v", ErrDamaged, ino, err) //nolint:errorlint // the blob is gone, not the file
 	}
 	if err != nil {
 		return nil, err

@@ -120,9 +120,6 @@ const (
 	rankDAVLocks = 50
 )
 
-// name is the name of the table's lock.
-func (t *LockTable) name() string { return t.set.Name() }
-
 // Covering returns the locks that apply to path: those on it and the infinite
 // ones on its ancestors. It costs O(depth) and, while there are no locks at
 // all, two atomic loads.

@@ -26,7 +26,9 @@ type Upload struct {
 	id   blob.ID // afterwards
 	file blob.File
 	sums summer
-	done bool
+	// flushed bytes are on their way to the disk.
+	flushed int64
+	done    bool
 }
 
 // NewUpload begins the content of name in parent, an existing file or one to be
@@ -123,8 +125,16 @@ func (u *Upload) writeBlob(p []byte) (int, error) {
 	if err != nil {
 		return n, u.s.blobError("write content", err)
 	}
+	if w, ok := u.file.(blob.Writebacker); ok && u.size-u.flushed >= writebackStep {
+		w.StartWriteback(u.flushed, u.size-u.flushed)
+		u.flushed = u.size
+	}
 	return n, nil
 }
+
+// writebackStep is how many bytes of an upload are handed to the disk at a time
+// while the next ones come in.
+const writebackStep = 8 << 20
 
 // ReadFrom implements io.ReaderFrom: it takes in all of r. An error of r is
 // returned as it is; the upload is then good for nothing but Abort.
@@ -145,7 +155,7 @@ func (u *Upload) ReadFrom(r io.Reader) (n int64, err error) {
 			}
 		}
 		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF && m < len(*buf) && endOf(r, err):
+		case err == io.EOF || err == io.ErrUnexpectedEOF && m < len(*buf) && endOf(r):
 			return n, nil
 		case err != nil:
 			return n, err
@@ -156,10 +166,10 @@ func (u *Upload) ReadFrom(r io.Reader) (n int64, err error) {
 // endOf tells the end of r from an error of r that is io.ErrUnexpectedEOF
 // itself, as a request body gives when the client went away: io.ReadFull says the same
 // for both, and the next read of r tells.
-func endOf(r io.Reader, err error) bool {
+func endOf(r io.Reader) bool {
 	var one [1]byte
 	n, err := r.Read(one[:])
-	return n == 0 && err == io.EOF
+	return n == 0 && errors.Is(err, io.EOF)
 }
 
 // readSmall takes in content of a known, small size with one allocation.

@@ -113,6 +113,14 @@ type Sparse interface {
 	Allocated() (int64, error)
 }
 
+// Writebacker is implemented by a File that can be told to begin writing to
+// the disk what it has buffered, so that a later Sync has less to wait for.
+type Writebacker interface {
+	// StartWriteback begins to write n bytes from off. It promises nothing: a
+	// failure shows in Sync.
+	StartWriteback(off, n int64)
+}
+
 // Info describes a blob.
 type Info struct {
 	ID      ID

@@ -22,15 +22,22 @@ type file struct {
 }
 
 var (
-	_ blob.File    = (*file)(nil)
-	_ blob.OSFiler = (*file)(nil)
-	_ blob.Sparse  = (*file)(nil)
+	_ blob.File        = (*file)(nil)
+	_ blob.OSFiler     = (*file)(nil)
+	_ blob.Sparse      = (*file)(nil)
+	_ blob.Writebacker = (*file)(nil)
 )
 
 func (f *file) ReadAt(p []byte, off int64) (int, error)  { return f.f.ReadAt(p, off) }
 func (f *file) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
 func (f *file) Truncate(size int64) error                { return f.f.Truncate(size) }
 func (f *file) Close() error                             { return f.f.Close() }
+
+// StartWriteback implements blob.Writebacker (sync_file_range(2), without its
+// waiting flags). The kernel keeps an error for the fsync that follows.
+func (f *file) StartWriteback(off, n int64) {
+	_ = unix.SyncFileRange(f.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
 
 // OSFile implements blob.OSFiler.
 func (f *file) OSFile() *os.File { return f.f }

@@ -300,7 +300,7 @@ func Space(path string) (free, total int64, err error) {
 	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	unit := int64(st.Frsize)
+	unit := int64(st.Frsize) //nolint:unconvert // it is an int32 on some machines
 	return int64(st.Bavail) * unit, int64(st.Blocks) * unit, nil
 }
 
@@ -334,7 +334,7 @@ func syncDir(path string) error {
 // retry repeats a system call that a signal has interrupted.
 func retry(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package pebble
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -32,7 +33,7 @@ func benchOpen(b *testing.B) *DB {
 func createFile(db *DB, parent, ino uint64) error {
 	var inode [100]byte
 	return db.Update(func(tx meta.Txn) error {
-		if _, err := tx.Get(direntKey(parent, ino)); err != meta.ErrNotFound {
+		if _, err := tx.Get(direntKey(parent, ino)); !errors.Is(err, meta.ErrNotFound) {
 			return fmt.Errorf("file %d exists (%v)", ino, err)
 		}
 		tx.Put(inodeKey(ino), inode[:])

@@ -265,7 +265,7 @@ func acquire(dir string, disk vfs.FS) (*pebbledb.Lock, error) {
 	var path *fs.PathError
 	var errno syscall.Errno
 	if !errors.As(err, &path) && (!errors.As(err, &errno) || errno == syscall.EAGAIN || errno == syscall.EACCES) {
-		return nil, fmt.Errorf("%w: %v", meta.ErrInUse, err)
+		return nil, fmt.Errorf("%w: %w", meta.ErrInUse, err)
 	}
 	return nil, err
 }

@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func TestNoSyncLosesData(t *testing.T) {
 	c.crash()
 	db = mustOpen(t, "/meta", c.options())
 	wantGet(t, db, "synced", "1")
-	if _, err := db.Get([]byte("unsynced")); err != meta.ErrNotFound {
+	if _, err := db.Get([]byte("unsynced")); !errors.Is(err, meta.ErrNotFound) {
 		t.Errorf("an update that was not synced survived the crash (%v): the harness proves nothing", err)
 	}
 }
