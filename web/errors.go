@@ -1,0 +1,145 @@
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"engramfs/store"
+	"engramfs/store/poison"
+)
+
+// problem is the body of an error (RFC 9457). Code is the stable name that
+// programs may compare; Detail is for people.
+type problem struct {
+	Type   string             `json:"type"`
+	Title  string             `json:"title"`
+	Status int                `json:"status"`
+	Code   string             `json:"code"`
+	Detail string             `json:"detail,omitempty"`
+	Lock   string             `json:"lock,omitempty"`
+	Gen    uint64             `json:"gen,omitempty"`
+	Report *store.ResetReport `json:"report,omitempty"`
+}
+
+// apiError is an error that a handler answers with a status and code of its
+// own. The rest is mapped by the table below.
+type apiError struct {
+	status int
+	code   string
+	detail string
+}
+
+func (e *apiError) Error() string { return e.code + ": " + e.detail }
+
+var (
+	errNoRoute     = &apiError{http.StatusNotFound, "not_found", "there is nothing here"}
+	errMethod      = &apiError{http.StatusMethodNotAllowed, "method_not_allowed", "the method does not apply here"}
+	errCrossOrigin = &apiError{http.StatusForbidden, "cross_origin", "a page of another origin may not change anything here"}
+	errNoDrills    = &apiError{http.StatusForbidden, "drills_disabled", "start the server with --enable-drills"}
+	errNoGen       = &apiError{http.StatusPreconditionRequired, "generation_required",
+		`send If-Match with the generation you saw, such as If-Match: "3"`}
+)
+
+func badRequest(format string, args ...any) error {
+	return &apiError{http.StatusBadRequest, "bad_request", fmt.Sprintf(format, args...)}
+}
+
+// lockError says which lock an error is about, and what the failed reset found.
+type lockError struct {
+	lock   string
+	gen    uint64
+	report *store.ResetReport
+	err    error
+}
+
+func (e *lockError) Error() string { return fmt.Sprintf("lock %s: %v", e.lock, e.err) }
+func (e *lockError) Unwrap() error { return e.err }
+
+// panicError turns the value of a handler's panic into an error with its stack.
+func panicError(v any) error {
+	return fmt.Errorf("handler panicked: %v\n%s", v, debug.Stack())
+}
+
+// statuses maps errors of the store. The first match counts: the errors of a
+// reset come before ErrPoisoned, which a failed reset matches as well.
+var statuses = []struct {
+	err    error
+	status int
+	code   string
+	detail string
+}{
+	{poison.ErrStale, http.StatusPreconditionFailed, "generation_stale", "the lock was poisoned again since: look at it first"},
+	{poison.ErrHeld, http.StatusConflict, "lock_held", "a request still holds the lock: nothing can take it away, try again later"},
+	{poison.ErrNotPoisoned, http.StatusConflict, "lock_healthy", "the lock is not poisoned: there is nothing to reset"},
+	{store.ErrReadOnly, http.StatusServiceUnavailable, "store_read_only", "the store is read-only: remove the cause and restart the server"},
+	{store.ErrNoSpace, http.StatusInsufficientStorage, "no_space", "the disk is full: free space and try again"},
+	{store.ErrDamaged, http.StatusConflict, "damaged", "the durable data does not pass its checks: restore or overwrite it"},
+	{poison.ErrPoisoned, http.StatusConflict, "reset_failed", "the rebuild failed: the lock stays poisoned"},
+	{store.ErrName, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
+	{store.ErrNameTooLong, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
+	{store.ErrNotDir, http.StatusNotFound, "path_not_found", "no such path"},
+	{fs.ErrInvalid, http.StatusBadRequest, "bad_request", ""},
+	{fs.ErrNotExist, http.StatusNotFound, "not_found", "it does not exist"},
+}
+
+// problemOf returns the answer to an error. Unknown errors say nothing of
+// their cause: it is in the log.
+func problemOf(err error) problem {
+	p := problem{Status: http.StatusInternalServerError, Code: "internal", Detail: "see the server's log"}
+	var api *apiError
+	if errors.As(err, &api) {
+		p.Status, p.Code, p.Detail = api.status, api.code, api.detail
+	} else {
+		for _, s := range statuses {
+			if errors.Is(err, s.err) {
+				p.Status, p.Code, p.Detail = s.status, s.code, s.detail
+				break
+			}
+		}
+		if p.Detail == "" {
+			p.Detail = err.Error()
+		}
+	}
+	var lock *lockError
+	if errors.As(err, &lock) {
+		p.Lock, p.Gen = lock.lock, lock.gen
+		if lock.report != nil && len(lock.report.Problems) > 0 {
+			p.Report = lock.report
+		}
+	}
+	p.Type = "urn:engramfs:problem:" + strings.ReplaceAll(p.Code, "_", "-")
+	p.Title = http.StatusText(p.Status)
+	return p
+}
+
+// writeError is the one place where an error becomes an answer.
+func (a *admin) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err)
+	if p.Status == http.StatusInternalServerError {
+		a.log.Error("admin request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	writeBody(w, p)
+}
+
+// writeJSON answers 200 with v.
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	writeBody(w, v)
+	return nil
+}
+
+// writeBody writes v as JSON that a person can read. An error means that the
+// client has gone.
+func writeBody(w http.ResponseWriter, v any) {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v)
+}
