@@ -46,14 +46,15 @@ func (k *collector) begin(id blob.ID) {
 	k.blobs[id] = struct{}{}
 }
 
-// end gives up the protection, and removes the blob if it has no reference by now.
-func (k *collector) end(id blob.ID) {
+// end gives up the protection. unused says that no change ever referred to the
+// blob: then it is removed. Otherwise that is not ours to decide, even if it has
+// no reference now: the change that dropped it may not be durable yet.
+func (k *collector) end(id blob.ID, unused bool) {
 	k.mu.Lock()
 	delete(k.blobs, id)
 	k.mu.Unlock()
-	refs, err := k.s.engine.Counter(blobKey(keyBlobRefs, id))
-	if err != nil || refs > 0 {
-		return // in doubt the sweep of the next start decides
+	if !unused {
+		return
 	}
 	if err := k.s.blobs.Delete(id); err != nil {
 		k.s.log.Warn("content not removed", "blob", id, "err", err)
@@ -162,7 +163,7 @@ func (k *collector) resume(ctx context.Context) (err error) {
 	}); err != nil {
 		return err
 	}
-	swept, freed := 0, int64(0)
+	var left []blob.Info
 	err = k.s.blobs.List(func(info blob.Info) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -177,13 +178,29 @@ func (k *collector) resume(ctx context.Context) (err error) {
 		if err != nil || refs > 0 {
 			return err
 		}
-		swept, freed = swept+1, freed+info.Size
-		return k.s.blobs.Delete(info.ID)
+		left = append(left, info)
+		return nil
 	})
-	if swept > 0 {
-		k.s.log.Info("leftovers of interrupted writes removed", "blobs", swept, "bytes", freed)
+	if err != nil || len(left) == 0 {
+		return err
 	}
-	return err
+	// A change since the start may have dropped the last reference of some of
+	// them, and a power cut may still take that change back.
+	if err := k.s.engine.Sync(); err != nil {
+		return k.s.engineError(err)
+	}
+	freed := int64(0)
+	for _, info := range left {
+		if !k.s.open.discard(info.ID) {
+			continue // somebody reads it: it was dropped just now, and is on the other list
+		}
+		if err := k.s.blobs.Delete(info.ID); err != nil {
+			return fmt.Errorf("remove content %s: %w", info.ID, err)
+		}
+		freed += info.Size
+	}
+	k.s.log.Info("leftovers of interrupted writes removed", "blobs", len(left), "bytes", freed)
+	return nil
 }
 
 // orphans removes inodes that have no name. Those that are open, poisoned, or

@@ -243,10 +243,12 @@ func (h *Handle) prepare(ctx context.Context) error {
 		fresh blob.ID // a blob that the change is about to refer to
 		id    blob.ID // what the content is after the change
 		file  blob.File
+
+		referred = true // unless the change is certainly not made
 	)
 	defer func() {
 		if !fresh.IsZero() {
-			h.s.collector.end(fresh)
+			h.s.collector.end(fresh, !referred)
 		}
 	}()
 	err := h.s.change(ctx, "unseal", []Ino{h.n.ino}, func(c *change) error {
@@ -274,6 +276,7 @@ func (h *Handle) prepare(ctx context.Context) error {
 		}
 		return h.swap(c, fresh)
 	})
+	referred = mayHaveChanged(err)
 	if err != nil {
 		if file != nil {
 			err = errors.Join(err, file.Close())

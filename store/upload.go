@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"engramfs/store/blob"
+	"engramfs/store/poison"
 )
 
 // Upload is content on its way in. Nothing of it can be seen before Commit, and
@@ -29,6 +30,8 @@ type Upload struct {
 	// flushed bytes are on their way to the disk.
 	flushed int64
 	done    bool
+	// referred: a change may have made the blob a file's content.
+	referred bool
 }
 
 // NewUpload begins the content of name in parent, an existing file or one to be
@@ -105,7 +108,7 @@ func (u *Upload) spill() error {
 	u.s.collector.begin(u.id)
 	f, err := u.s.blobs.Create(u.id)
 	if err != nil {
-		u.s.collector.end(u.id)
+		u.s.collector.end(u.id, true)
 		return u.s.blobError("create content", err)
 	}
 	u.file = f
@@ -220,6 +223,7 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 	if err := u.syncBlob(); err != nil {
 		return Attr{}, false, err
 	}
+	u.referred = true
 	touch, fresh := []Ino{u.target}, Ino(0)
 	if u.target == 0 {
 		touch[0] = u.parent
@@ -250,7 +254,17 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 		a, err = u.create(c, fresh, o)
 		return err
 	})
+	u.referred = mayHaveChanged(err)
 	return a, created, err
+}
+
+// mayHaveChanged reports whether a change that ended with err is or may be made.
+func mayHaveChanged(err error) bool {
+	var refused *poison.Error
+	if errors.As(err, &refused) {
+		return !refused.Refused
+	}
+	return err == nil || errors.Is(err, ErrPanic) || errors.Is(err, ErrReadOnly) || errors.Is(err, ErrFault)
 }
 
 func (u *Upload) syncBlob() error {
@@ -326,5 +340,5 @@ func (u *Upload) Abort() {
 	if err := u.file.Close(); err != nil {
 		u.s.log.Warn("content not closed", "blob", u.id, "err", err)
 	}
-	u.s.collector.end(u.id)
+	u.s.collector.end(u.id, !u.referred)
 }

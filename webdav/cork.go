@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 )
 
 // httpBuffer is the size of the buffer that net/http puts before a connection.
@@ -85,12 +86,20 @@ func CorkContext(ctx context.Context, c net.Conn) context.Context {
 }
 
 // corkAnswer lets the first write of an answer with n bytes of content wait for
-// the second one, which comes for certain if the content alone fills net/http's buffer.
-func corkAnswer(r *request, n int64) {
+// the second one, which comes for certain if the content alone fills net/http's
+// buffer. Who gives another answer instead must call uncork before.
+func corkAnswer(r *http.Request, n int64) {
 	if n < httpBuffer || r.ProtoMajor != 1 {
 		return
 	}
-	if c, ok := r.Request.Context().Value(corkKey{}).(*corkConn); ok {
+	if c, ok := r.Context().Value(corkKey{}).(*corkConn); ok {
 		c.cork()
+	}
+}
+
+// uncork takes corkAnswer back before anything was written.
+func uncork(r *http.Request) {
+	if c, ok := r.Context().Value(corkKey{}).(*corkConn); ok {
+		c.corked = false
 	}
 }

@@ -23,7 +23,7 @@ func TestCorkHoldsNothingBack(t *testing.T) {
 	srv := &http.Server{ConnContext: CorkContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n := int(r.ContentLength)
 		io.Copy(io.Discard, r.Body)
-		corkAnswer(&request{Request: r}, int64(n))
+		corkAnswer(r, int64(n))
 		w.Write(body[:n])
 	})}
 	go srv.Serve(CorkListener(l))

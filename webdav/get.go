@@ -138,7 +138,7 @@ func (h *Handler) sendRange(w *response, r *request, c *store.Content, br byteRa
 		w.WriteHeader(w.pending)
 		return nil
 	}
-	corkAnswer(r, br.n)
+	corkAnswer(r.Request, br.n)
 	return h.copyRange(w, r, c, w, br)
 }
 

@@ -246,6 +246,8 @@ func TestDamagedContent(t *testing.T) {
 	if !strings.Contains(got.body, "content_damaged") || got.header.Get("Content-Range") != "" {
 		t.Errorf("%v\n%s", got.header, got.body)
 	}
+	s.client.Timeout = 3 * time.Second // nothing of the answer is held back
+	s.want(503, "GET", "/f", "", "Range: bytes=900000-909999")
 	s.want(204, "PUT", "/f", "healed by overwriting")
 	s.want(200, "GET", "/f", "")
 }

@@ -48,7 +48,6 @@ type Handler struct {
 	logger     *slog.Logger
 	principal  func(*http.Request) string
 	maxXMLBody int64
-	debug      bool
 	uid, gid   uint32 // owner of what is created
 
 	panics atomic.Int64
@@ -82,7 +81,6 @@ func New(o Options) *Handler {
 	if o.Store != nil {
 		h.locks = o.Store.DAVLocks()
 	}
-	h.debug = h.logger.Enabled(context.Background(), slog.LevelDebug)
 	return h
 }
 
@@ -150,7 +148,7 @@ func (h *Handler) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	if err := h.serve(w, r); err != nil {
 		h.fail(w, r, err)
 	}
-	if h.debug {
+	if h.logger.Enabled(hr.Context(), slog.LevelDebug) {
 		h.logger.Debug("webdav request", "method", hr.Method, "path", r.path, "status", w.code, "principal", r.principal)
 	}
 	done = true // not reached when serve or fail panics
@@ -203,6 +201,7 @@ func (h *Handler) caught(w *response, hr *http.Request, v any) {
 	if w.code != 0 {
 		panic(http.ErrAbortHandler) // the answer has begun: cut it, so that nobody takes it for whole
 	}
+	uncork(hr)
 	http.Error(w, "internal error", http.StatusInternalServerError)
 }
 

@@ -52,7 +52,7 @@ func serve(t testing.TB, s *store.Store, prefix string) *server {
 		h.ServeHTTP(w, r)
 	}))
 	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	hs.Listener = Coalesce(hs.Listener)
+	hs.Listener, hs.Config.ConnContext = CorkListener(hs.Listener), CorkContext
 	hs.Start()
 	t.Cleanup(hs.Close)
 	client := &http.Client{

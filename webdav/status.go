@@ -136,13 +136,13 @@ func (h *Handler) fail(hw http.ResponseWriter, r *request, err error) {
 	row := statusOf(err)
 	if row.code == http.StatusInternalServerError && !clientGone(r, err) {
 		h.logger.Error("webdav request failed", "method", r.Method, "path", r.path, "err", err)
-	} else if h.debug {
-		h.logger.Log(r.Request.Context(), slog.LevelDebug, "webdav request refused",
-			"method", r.Method, "path", r.path, "status", row.code, "err", err)
+	} else if h.logger.Enabled(r.Request.Context(), slog.LevelDebug) {
+		h.logger.Debug("webdav request refused", "method", r.Method, "path", r.path, "status", row.code, "err", err)
 	}
 	if w, ok := hw.(*response); ok && w.code != 0 {
 		panic(http.ErrAbortHandler)
 	}
+	uncork(r.Request)
 	if r.Method == "PUT" {
 		drain(r)
 	}
