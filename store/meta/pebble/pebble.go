@@ -8,6 +8,8 @@
 // A failed write makes the engine read-only; see fence for what that takes. The
 // process is never ended. A flipped byte is detected by checksums: a
 // *meta.CorruptError names the file, and there is no repair but a checkpoint.
+// Only in the newest log of a process that was killed a flipped byte can pass for
+// the torn end of the log; what was written after it is then lost in silence.
 package pebble
 
 import (
