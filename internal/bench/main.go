@@ -43,9 +43,11 @@ type bench struct {
 }
 
 func main() {
-	// SIGPIPE too: when the reader goes away (bench | head) the servers must still
-	// be stopped and their folders removed.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	// When the reader goes away (bench | head) the servers must still be stopped and
+	// their folders removed. It cannot be a reason to stop: a client that closes its
+	// connection to the x/net peer raises the same signal.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 || os.Args[1] != "xnet" {
 		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -54,7 +56,9 @@ func (b *bench) round(ctx context.Context, res *result, round int) {
 		if c.err = b.one(res, s, c, round); c.err != nil {
 			res.note(s, c.err)
 			s.http.Close() // What is left on the connection belongs to the failure.
-			b.checkAlive(s)
+			if b.checkAlive(s); s.failed != nil {
+				res.note(s, s.failed)
+			}
 		}
 	}
 	if res.yardstick == nil || ctx.Err() != nil {
@@ -88,12 +92,14 @@ func (b *bench) one(res *result, s *server, c *cell, round int) error {
 	return nil
 }
 
+var errExitZero = errors.New("exit status 0")
+
 // checkAlive marks a server that has ended, so that later rows leave it out.
 func (b *bench) checkAlive(s *server) {
 	select {
 	case err := <-s.exit:
 		s.exit <- err
-		s.failed = fmt.Errorf("server ended: %w: %s", err, s.output())
+		s.failed = fmt.Errorf("server ended: %w: %s", cmp.Or(err, errExitZero), s.output())
 	default:
 	}
 }
