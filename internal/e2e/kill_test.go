@@ -133,6 +133,9 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		if err := <-loaded; err != nil {
 			t.Fatalf("cycle %d (seed %d): %v", cycle, seed, err)
 		}
+		if cycle%checkEvery == 0 {
+			mustBeClean(t, s)
+		}
 		t0 := time.Now()
 		s.Restart()
 		restarts = append(restarts, time.Since(t0))
@@ -145,7 +148,27 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	if err := verifyAll(s, ws); err != nil {
 		t.Fatalf("after a clean restart (seed %d): %v", seed, err)
 	}
+	s.Stop()
+	mustBeClean(t, s)
 	report(t, ws, restarts)
+}
+
+// checkEvery is how many kills come between two checks of the whole store.
+const checkEvery = 10
+
+// mustBeClean checks the data folder of a server that is down.
+func mustBeClean(t *testing.T, s *Server) {
+	t.Helper()
+	problems, err := CheckData(s.Data)
+	if err != nil {
+		t.Fatalf("check: %v", err)
+	}
+	for _, p := range problems {
+		t.Errorf("check: %s", p)
+	}
+	if len(problems) > 0 {
+		t.FailNow()
+	}
 }
 
 // verifyAll checks every writer's folder, and that there is nothing else.
@@ -172,7 +195,7 @@ func report(t *testing.T, ws []*writer, restarts []time.Duration) {
 		t.Errorf("%d operations acknowledged and %d cut off: the load never ran into a kill", acked, unknown)
 	}
 	slices.Sort(restarts)
-	t.Logf("kill -9: %d cycles, %d operations acknowledged, 0 lost, 0 torn; %d without an answer, %d of them took effect; restart median %v, worst %v",
+	t.Logf("kill -9: %d cycles, %d operations acknowledged, 0 lost, 0 torn, check clean; %d without an answer, %d of them took effect; restart median %v, worst %v",
 		len(restarts), acked, unknown, landed, restarts[len(restarts)/2].Round(time.Millisecond), restarts[len(restarts)-1].Round(time.Millisecond))
 }
 

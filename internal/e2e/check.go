@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"engramfs/store"
+	"engramfs/store/blob/local"
+	"engramfs/store/meta/pebble"
+)
+
+// CheckData opens the data folder of a server that is not running, as its next
+// start would, and returns every invariant that the store violates.
+func CheckData(data string) (problems []string, err error) {
+	engine, err := pebble.Open(filepath.Join(data, "meta"), pebble.Options{})
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := local.Open(filepath.Join(data, "blobs"), local.Options{})
+	if err != nil {
+		engine.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	s, err := store.Open(ctx, store.Options{Meta: engine, Blobs: blobs})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if cerr := s.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("close: %w", cerr)
+		}
+	}()
+	if err := s.Quiesce(ctx); err != nil {
+		return nil, err
+	}
+	return s.Check(ctx)
+}
