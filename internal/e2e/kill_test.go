@@ -159,7 +159,7 @@ const checkEvery = 10
 // mustBeClean checks the data folder of a server that is down.
 func mustBeClean(t *testing.T, s *Server) {
 	t.Helper()
-	problems, err := CheckData(s.Data)
+	problems, err := checkData(s.Data)
 	if err != nil {
 		t.Fatalf("check: %v", err)
 	}

@@ -11,9 +11,9 @@ import (
 	"engramfs/store/meta/pebble"
 )
 
-// CheckData opens the data folder of a server that is not running, as its next
+// checkData opens the data folder of a server that is not running, as its next
 // start would, and returns every invariant that the store violates.
-func CheckData(data string) (problems []string, err error) {
+func checkData(data string) (problems []string, err error) {
 	engine, err := pebble.Open(filepath.Join(data, "meta"), pebble.Options{})
 	if err != nil {
 		return nil, err
