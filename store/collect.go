@@ -32,6 +32,11 @@ type collector struct {
 // and the engine to others.
 const collectPause = time.Millisecond
 
+// leftoverAge is how old content must be that no file refers to before a start
+// removes it. Most of it is of uploads that a crash has cut off; but if the
+// engine's log was damaged it may be all that is left of a file.
+const leftoverAge = 24 * time.Hour
+
 func newCollector(s *Store) *collector {
 	return &collector{
 		s: s, work: make(chan struct{}, 1), idle: make(chan chan struct{}),
@@ -164,6 +169,7 @@ func (k *collector) resume(ctx context.Context) (err error) {
 		return err
 	}
 	var left []blob.Info
+	kept, keptBytes := 0, int64(0)
 	err = k.s.blobs.List(func(info blob.Info) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -178,9 +184,16 @@ func (k *collector) resume(ctx context.Context) (err error) {
 		if err != nil || refs > 0 {
 			return err
 		}
+		if k.s.now().Sub(info.ModTime) < leftoverAge {
+			kept, keptBytes = kept+1, keptBytes+info.Size
+			return nil
+		}
 		left = append(left, info)
 		return nil
 	})
+	if kept > 0 {
+		k.s.log.Warn("content without a file kept", "blobs", kept, "bytes", keptBytes, "until_older_than", leftoverAge.String())
+	}
 	if err != nil || len(left) == 0 {
 		return err
 	}

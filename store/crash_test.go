@@ -9,10 +9,12 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"engramfs/store"
+	"engramfs/store/blob"
 	"engramfs/store/meta"
 	"engramfs/store/meta/pebble"
 	"engramfs/store/storetest"
@@ -231,6 +233,35 @@ func TestOpenRefusesUnknownFormat(t *testing.T) {
 		}
 		if c.want != nil && !errors.As(err, c.want) || c.want == nil && !errors.Is(err, store.ErrDamaged) {
 			t.Errorf("%s: %v", c.key, err)
+		}
+	}
+}
+
+// TestLeftoverContentIsKeptForADay starts on blobs that no file refers to: a young
+// one may be all that is left of a file whose metadata was damaged.
+func TestLeftoverContentIsKeptForADay(t *testing.T) {
+	for _, c := range []struct {
+		later time.Duration
+		left  int
+	}{{time.Hour, 1}, {25 * time.Hour, 0}} {
+		blobs := storetest.NewMemBlobs()
+		if _, err := blobs.Create(blob.NewID()); err != nil {
+			t.Fatal(err)
+		}
+		db, err := pebble.Open("meta", pebble.Options{Create: true, FS: vfs.NewMem()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.Open(ctx, store.Options{Meta: db, Blobs: blobs, Now: func() time.Time { return time.Now().Add(c.later) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		storetest.Check(t, s)
+		if n := blobs.Len(); n != c.left {
+			t.Errorf("%v later %d blobs are left, want %d", c.later, n, c.left)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

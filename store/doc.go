@@ -103,5 +103,7 @@
 //
 // What is removed is only taken out of the tree; the batch leaves a note for the
 // collector, which works in the background and can be interrupted at any point.
-// Usage counts shrink as it proceeds.
+// Usage counts shrink as it proceeds. Content that no file refers to at a start, as a
+// crash in an upload leaves it, is removed once it is a day old: after damage to the
+// engine it may be the last of a file.
 package store
