@@ -104,7 +104,7 @@ func (s *Store) cloneFile(ctx context.Context, src, parent Ino, name string, o C
 		if err != nil {
 			return err
 		}
-		if replaced, err = c.makeRoom(parent, name, v, o); err != nil {
+		if replaced, err = c.makeRoom(parent, name, src, v, o); err != nil {
 			return err
 		}
 		dup, err := c.duplicate(v, ino, o)
@@ -121,13 +121,27 @@ func (s *Store) cloneFile(ctx context.Context, src, parent Ino, name string, o C
 }
 
 // makeRoom checks the conditions of a clone and removes the target, if there is one.
-func (c *change) makeRoom(parent Ino, name string, src *inode, o CloneOptions) (replaced bool, err error) {
+func (c *change) makeRoom(parent Ino, name string, from Ino, src *inode, o CloneOptions) (replaced bool, err error) {
 	if _, err := c.editDir(parent); err != nil {
 		return false, err
 	}
 	d, ok, err := c.entry(parent, name)
 	if err != nil {
 		return false, err
+	}
+	if ok { // the tree may have changed since cloneTarget looked
+		if d.ino == from {
+			return false, fmt.Errorf("%w: source and target are the same", ErrSubtree)
+		}
+		if d.typ == ModeDir {
+			inside := false
+			if err := c.s.ancestors(from, func(a Ino) bool { inside = a == d.ino; return !inside }); err != nil {
+				return false, err
+			}
+			if inside {
+				return false, ErrSubtree
+			}
+		}
 	}
 	if o.Source != nil && src != nil {
 		if err := o.Source(&src.Attr); err != nil {
@@ -233,7 +247,7 @@ func (c *change) attach(parent Ino, name string, v *inode) (Attr, error) {
 // attachClone makes the finished copy of a tree appear.
 func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name string, o CloneOptions) (a Attr, replaced bool, err error) {
 	err = s.change(ctx, "clone", []Ino{parent, root}, func(c *change) error {
-		if replaced, err = c.makeRoom(parent, name, nil, o); err != nil {
+		if replaced, err = c.makeRoom(parent, name, src, nil, o); err != nil {
 			return err
 		}
 		dir, err := c.editDir(parent)

@@ -59,6 +59,7 @@ func (k *collector) end(id blob.ID, unused bool) {
 	delete(k.blobs, id)
 	k.mu.Unlock()
 	if !unused {
+		k.wake()
 		return
 	}
 	if err := k.s.blobs.Delete(id); err != nil {
@@ -395,7 +396,10 @@ func (k *collector) dropped(key []byte, id blob.ID) error {
 	k.mu.Lock()
 	_, busy := k.blobs[id]
 	k.mu.Unlock()
-	if refs <= 0 && !busy {
+	if refs <= 0 && busy {
+		return nil // whoever wrote it is about to say so, and wakes us
+	}
+	if refs <= 0 {
 		if !k.s.open.discard(id) {
 			return nil // its readers need the checksums too; they wake us
 		}
@@ -405,7 +409,7 @@ func (k *collector) dropped(key []byte, id blob.ID) error {
 	}
 	return k.s.engine.Update(func(tx meta.Txn) error {
 		tx.Delete(key)
-		if refs > 0 || busy {
+		if refs > 0 {
 			return nil
 		}
 		tx.Delete(blobKey(keyBlobRefs, id))

@@ -213,13 +213,23 @@ func (h *Handle) change(ctx context.Context, op string, size int64, fn func(*cha
 				return err
 			}
 			c.emit(Event{Ino: v.Ino, Content: true})
-			if h.s.staysInline(v, max(size, 0)) {
+			least := size
+			if op == "write" { // a write never makes the file shorter
+				least = max(v.Size, size)
+			}
+			if h.s.staysInline(v, least) {
 				return fn(c, v)
 			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
+			if h.closed.Load() {
+				return fs.ErrClosed
+			}
 			if v.content.kind != contentBlob || v.content.sealed || v.content.blob != h.id {
 				return errUnprepared
+			}
+			if err := h.cutTail(v.Size); err != nil {
+				return err
 			}
 			if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
 				return err
@@ -233,6 +243,19 @@ func (h *Handle) change(ctx context.Context, op string, size int64, fn func(*cha
 			return err
 		}
 	}
+}
+
+// cutTail removes what a write that failed has left in the blob behind the
+// file's end: a file that grows must read as zeros there. The caller holds mu.
+func (h *Handle) cutTail(size int64) error {
+	n, err := h.file.Size()
+	if err == nil && n > size {
+		err = h.file.Truncate(size)
+	}
+	if err != nil {
+		return h.s.blobError("truncate content", err)
+	}
+	return nil
 }
 
 // prepare makes the file's content a blob of its own without checksums, and
@@ -356,6 +379,10 @@ func (h *Handle) swap(c *change, id blob.ID) error {
 func (h *Handle) adopt(id blob.ID, file blob.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.closed.Load() { // meanwhile: its Close has seen no file to close, and asked for a seal too early
+		h.s.collector.seal(h.n.ino)
+		return errors.Join(fs.ErrClosed, file.Close())
+	}
 	old := h.file
 	h.id, h.file = id, file
 	if old != nil {
@@ -367,14 +394,19 @@ func (h *Handle) adopt(id blob.ID, file blob.File) error {
 // Sync makes what was written so far durable, with all of the store's earlier
 // changes (fsync(2)).
 func (h *Handle) Sync(ctx context.Context) error {
-	h.mu.Lock()
-	var err error
-	if h.file != nil {
-		err = h.file.Sync()
+	var cur content
+	if err := h.s.readNode(ctx, "fsync", h.n, func(v *inode) error { cur = v.content; return nil }); err != nil {
+		return err
 	}
-	h.mu.Unlock()
-	if err != nil {
-		return h.s.blobError("sync content", err)
+	// What was written through any handle counts, not only through this one.
+	if cur.kind == contentBlob && !cur.sealed {
+		f, err := h.s.blobs.Open(cur.blob, true)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			return h.s.blobError("sync content", err)
+		}
 	}
 	return h.s.Sync(ctx)
 }

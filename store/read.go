@@ -30,7 +30,12 @@ func (s *Store) readNode(ctx context.Context, op string, n *node, fn func(*inode
 	var ferr error
 	ev, err := n.guard.Read(op, func(v *inode) {
 		if n.guard.Event() != nil {
-			if r, err := readInode(s.engine, n.ino); err == nil {
+			r, err := readInode(s.engine, n.ino)
+			if errors.Is(err, ErrStale) { // the change that died had removed it
+				ferr = err
+				return
+			}
+			if err == nil {
 				v = &r
 			}
 		}
