@@ -34,6 +34,7 @@ type change struct {
 	refs               []blob.ID // blobs that got a reference
 	drops              []blob.ID // blobs that lost one
 	orphans            bool      // the collector has new work
+	appended           bool      // the batch is in the engine
 }
 
 // heldInode is an inode whose lock the change holds.
@@ -122,14 +123,13 @@ func (s *Store) changeLocked(ctx context.Context, op string, locks lockSet, fn f
 	var gone Ino // the inode that was last found not to exist
 	for range maxRelocks {
 		c := &change{s: s, op: op, now: s.now().UnixNano(), locks: &locks}
-		err := c.run(fn)
+		err := c.attempt(fn)
 		var (
 			more  *errRelock
 			stale *staleTouch
 		)
 		switch {
 		case err == nil:
-			c.finish()
 			return c.hit(faultChangeUnlocked)
 		case errors.As(err, &more):
 			locks.forget(more.ino)
@@ -166,6 +166,20 @@ type staleTouch struct {
 
 func (e *staleTouch) Error() string { return e.err.Error() }
 func (e *staleTouch) Unwrap() error { return e.err }
+
+// attempt runs fn once, and does what follows a batch that is in the engine also
+// if publishing it has died.
+func (c *change) attempt(fn func(*change) error) (err error) {
+	published := false
+	defer func() {
+		if c.appended {
+			c.finish(published)
+		}
+	}()
+	err = c.run(fn)
+	published = err == nil
+	return err
+}
 
 // run makes one attempt.
 func (c *change) run(fn func(*change) error) error {
@@ -288,6 +302,7 @@ func (c *change) append() error {
 	if err != nil {
 		return c.s.engineError(err)
 	}
+	c.appended = true
 	return nil
 }
 
@@ -317,10 +332,11 @@ func (c *change) publish() error {
 	return c.hit(faultChangePublished)
 }
 
-// finish does what needs no lock once the change is made.
-func (c *change) finish() {
+// finish does what needs no lock once the change is made. If it was not
+// published, its inodes are poisoned and stay in memory until they are reset.
+func (c *change) finish(published bool) {
 	for i := range c.held {
-		if h := &c.held[i]; h.removed {
+		if h := &c.held[i]; h.removed && published {
 			c.s.nodes.drop(h.node.ino)
 		}
 	}

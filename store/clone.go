@@ -133,7 +133,7 @@ func (c *change) makeRoom(parent Ino, name string, from Ino, src *inode, o Clone
 		if d.ino == from {
 			return false, fmt.Errorf("%w: source and target are the same", ErrSubtree)
 		}
-		if d.typ == ModeDir {
+		if d.typ == ModeDir && (src == nil || src.Nlink == 1) { // as in cloneTarget
 			inside := false
 			if err := c.s.ancestors(from, func(a Ino) bool { inside = a == d.ino; return !inside }); err != nil {
 				return false, err

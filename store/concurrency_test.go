@@ -184,3 +184,30 @@ func TestCondRefuses(t *testing.T) {
 		t.Errorf("content %q", got)
 	}
 }
+
+// TestConcurrentCopyAndMove copies a file over the name that a move brings it to:
+// the file must never be replaced by itself.
+func TestConcurrentCopyAndMove(t *testing.T) {
+	s := storetest.New(t)
+	data := pattern(20_000, 1)
+	for i := range 300 {
+		a := put(t, s, "/a", data)
+		put(t, s, "/t", []byte("in the way"))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _, err := s.Clone(ctx, a.Ino, store.RootIno, "t", store.CloneOptions{Replace: true})
+			if err != nil && !errors.Is(err, store.ErrSubtree) {
+				t.Errorf("copy: %v", err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := s.Rename(ctx, store.RootIno, "a", store.RootIno, "t", store.RenameOptions{}); err != nil {
+				t.Errorf("move: %v", err)
+			}
+		})
+		wg.Wait()
+		if got, err := tryGet(ctx, s, "/t"); err != nil || len(got) != len(data) {
+			t.Fatalf("round %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+}

@@ -401,6 +401,7 @@ func matrixCase(t *testing.T, op matrixOp, point, cause string) {
 	if s.Registry().AnyPoisoned() {
 		t.Error("still poisoned after the resets")
 	}
+	countsAreRight(t, s)
 	storetest.Check(t, s)
 	if !op.done(s) {
 		if err := op.run(s); err != nil {
@@ -409,6 +410,32 @@ func matrixCase(t *testing.T, op matrixOp, point, cause string) {
 	}
 	if !op.done(s) {
 		t.Error("the effect is not there after the second run")
+	}
+}
+
+// countsAreRight compares the usage in memory with a walk of the tree.
+func countsAreRight(t *testing.T, s *store.Store) {
+	t.Helper()
+	if err := s.Quiesce(ctx); err != nil {
+		t.Fatal(err)
+	}
+	files := map[store.Ino]bool{}
+	var walk func(dir store.Ino)
+	walk = func(dir store.Ino) {
+		if err := s.ReadDir(ctx, dir, "", func(d store.Dirent) bool {
+			if d.Type == store.ModeDir {
+				walk(d.Ino)
+			} else {
+				files[d.Ino] = true
+			}
+			return true
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	walk(store.RootIno)
+	if n := s.FileCount(ctx); n != int64(len(files)) {
+		t.Errorf("FileCount = %d, there are %d", n, len(files))
 	}
 }
 
