@@ -105,8 +105,8 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 	if err := h.s.space.take(h.s.now().UnixNano(), int64(len(p))); err != nil {
 		return 0, err
 	}
-	err = h.change(ctx, "write", end, func(c *change, v *inode) error {
-		size := max(v.Size, end)
+	grown := func(v *inode) int64 { return max(v.Size, end) }
+	err = h.change(ctx, "write", grown, func(c *change, v *inode, size int64) error {
 		if h.s.staysInline(v, size) {
 			data, err := h.s.inlineCopy(v, size)
 			if err != nil {
@@ -135,7 +135,8 @@ func (h *Handle) Truncate(ctx context.Context, size int64) error {
 	if size > MaxFileSize {
 		return ErrTooBig
 	}
-	return h.change(ctx, "truncate", size, func(c *change, v *inode) error {
+	cut := func(*inode) int64 { return size }
+	return h.change(ctx, "truncate", cut, func(c *change, v *inode, size int64) error {
 		if h.s.staysInline(v, size) {
 			data, err := h.s.inlineCopy(v, size)
 			if err != nil {
@@ -197,9 +198,9 @@ func (c *change) grown(v *inode, size int64) error {
 var errUnprepared = errors.New("content is not prepared for writing")
 
 // change runs fn with the inode locked and, if its content is or becomes a
-// blob (size is the file's least size afterwards), with h.file the blob, which is
+// blob (size tells the file's size afterwards), with h.file the blob, which is
 // this file's alone, has no checksums, and is durably known to have none.
-func (h *Handle) change(ctx context.Context, op string, size int64, fn func(*change, *inode) error) error {
+func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64, fn func(*change, *inode, int64) error) error {
 	if h.closed.Load() {
 		return fs.ErrClosed
 	}
@@ -213,12 +214,9 @@ func (h *Handle) change(ctx context.Context, op string, size int64, fn func(*cha
 				return err
 			}
 			c.emit(Event{Ino: v.Ino, Content: true})
-			least := size
-			if op == "write" { // a write never makes the file shorter
-				least = max(v.Size, size)
-			}
-			if h.s.staysInline(v, least) {
-				return fn(c, v)
+			after := size(v)
+			if h.s.staysInline(v, after) {
+				return fn(c, v, after)
 			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -234,7 +232,7 @@ func (h *Handle) change(ctx context.Context, op string, size int64, fn func(*cha
 			if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
 				return err
 			}
-			return fn(c, v)
+			return fn(c, v, after)
 		})
 		if !errors.Is(err, errUnprepared) {
 			return err
