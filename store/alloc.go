@@ -70,7 +70,9 @@ type usage struct {
 }
 
 // addUsage follows a batch. A poisoned usage lock keeps the copy as it is: the
-// batch has counted already, and the reset reads the engine's counters.
+// batch has counted already, and the reset reads the engine's counters. The caller
+// holds usageMu for reading since before the batch, so that a reset reads them
+// either before the batch or after its call, and no batch is counted twice.
 func (s *Store) addUsage(files, dirs, bytes int64) {
 	if files == 0 && dirs == 0 && bytes == 0 {
 		return

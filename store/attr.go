@@ -18,6 +18,7 @@ const (
 	MaxLinks      = 1<<31 - 1 // names of one inode
 	MaxXattrName  = 255       // bytes in an extended attribute's name
 	MaxXattrValue = 64 << 10  // bytes in an extended attribute's value
+	MaxXattrNames = 64 << 10  // bytes in all names of one inode's, each with a NUL (listxattr(2))
 	MaxFileSize   = 1 << 53   // bytes in a file
 )
 
@@ -32,6 +33,10 @@ const (
 	ModeSymlink uint32 = 0o120000
 	ModeSocket  uint32 = 0o140000
 	ModePerm    uint32 = 0o7777 // permission, setuid, setgid and sticky bits
+
+	modeSetuid    uint32 = 0o4000
+	modeSetgid    uint32 = 0o2000
+	modeGroupExec uint32 = 0o010
 )
 
 // Attr is what stat(2) knows of an inode, and the counters its ETag is made of.
@@ -56,6 +61,14 @@ type Attr struct {
 	// HasXattrs reports whether the inode may have extended attributes; false
 	// means there are none, and no lookup is needed to know it.
 	HasXattrs bool
+	// Sparse reports whether the content may have holes or reserved space, so
+	// that only Store.Allocated knows what it takes on the disk. Otherwise that is
+	// Size, rounded up to the disk's blocks.
+	Sparse bool
+	// Native: the content is just being written past the store (Handle.Native).
+	// Size and times are current, but Version does not count these writes, so
+	// that it makes no ETag.
+	Native bool
 }
 
 // IsDir reports whether the inode is a directory.
@@ -127,7 +140,12 @@ type NewNode struct {
 	Xattrs map[string][]byte
 }
 
-// SetAttr names the attributes to change; nil fields stay as they are.
+// SetAttr names the attributes to change; nil fields stay as they are. The zero
+// value changes nothing, ctime included.
+//
+// UID or GID, also an equal one, take the privileges away that KillPriv does
+// from anything but a directory, unless Mode says what the bits are to be
+// (chown(2)).
 type SetAttr struct {
 	Mode  *uint32 // permission bits only
 	UID   *uint32
@@ -136,6 +154,12 @@ type SetAttr struct {
 	Atime *time.Time
 	Mtime *time.Time
 	Btime *time.Time
+
+	AtimeNow, MtimeNow bool // the time of the change, before Atime and Mtime
+
+	// KillPriv removes the set-user-ID bit, the set-group-ID bit if the group
+	// may execute, and security.capability, of anything but a directory.
+	KillPriv bool
 }
 
 // Dirent is one entry of a directory.

@@ -18,14 +18,16 @@ import (
 // function computes it into this overlay: nothing shared is touched until the
 // whole of it is known, and then it becomes one batch of the engine.
 type change struct {
-	s   *Store
-	op  string
-	now int64 // the one time of the whole change
+	s      *Store
+	op     string
+	origin Origin
+	now    int64 // the one time of the whole change
 
 	locks *lockSet
 
 	held    []heldInode
 	created []inode
+	newborn []*node // of created, once they are about to be in the engine
 	writes  []write
 	entries []entryChange
 	events  []Event
@@ -34,6 +36,8 @@ type change struct {
 	refs               []blob.ID // blobs that got a reference
 	drops              []blob.ID // blobs that lost one
 	orphans            bool      // the collector has new work
+	quiet              bool      // its entries are below a directory that nobody can see yet
+	counting           bool      // usageMu is held: the batch is counted before a reset looks
 	appended           bool      // the batch is in the engine
 }
 
@@ -46,6 +50,7 @@ type heldInode struct {
 	removed bool
 
 	readOnly bool
+	absorbed *blob.Stat // what next has of a natively written file
 }
 
 // write is one record of the batch; a nil value deletes.
@@ -56,6 +61,7 @@ type entryChange struct {
 	parent Ino
 	name   string
 	d      dirent // zero: no such entry
+	ino    Ino    // of d, or what the removed entry meant
 }
 
 // errRelock says which inode an operation's function needs that is not locked yet.
@@ -122,7 +128,7 @@ func (s *Store) changeLocked(ctx context.Context, op string, locks lockSet, fn f
 	}
 	var gone Ino // the inode that was last found not to exist
 	for range maxRelocks {
-		c := &change{s: s, op: op, now: s.now().UnixNano(), locks: &locks}
+		c := &change{s: s, op: op, origin: originOf(ctx), now: s.now().UnixNano(), locks: &locks}
 		err := c.attempt(fn)
 		var (
 			more  *errRelock
@@ -153,6 +159,7 @@ func (s *Store) changeLocked(ctx context.Context, op string, locks lockSet, fn f
 // ErrPanic. Inside a section the lock has done so already.
 func (s *Store) contain(op string, err *error) {
 	if r := recover(); r != nil {
+		s.counters.panics.Add(1)
 		s.log.Error("operation panicked", "op", op, "panic", r, "stack", string(debug.Stack()))
 		*err = fmt.Errorf("%w in %s: %v", ErrPanic, op, r)
 	}
@@ -172,8 +179,11 @@ func (e *staleTouch) Unwrap() error { return e.err }
 func (c *change) attempt(fn func(*change) error) (err error) {
 	published := false
 	defer func() {
-		if c.appended {
+		switch {
+		case c.appended:
 			c.finish(published)
+		case c.counting:
+			c.s.usageMu.RUnlock()
 		}
 	}()
 	err = c.run(fn)
@@ -184,7 +194,7 @@ func (c *change) attempt(fn func(*change) error) (err error) {
 // run makes one attempt.
 func (c *change) run(fn func(*change) error) error {
 	set := c.locks
-	c.held = make([]heldInode, 0, max(4, len(set.write)+len(set.read)))
+	c.held = make([]heldInode, 0, len(set.write)+len(set.read)) // it never grows: who needs more starts over
 	defer func() {
 		for i := range c.held {
 			c.s.nodes.release(c.held[i].node)
@@ -216,11 +226,35 @@ func (c *change) run(fn func(*change) error) error {
 		if c.empty() {
 			return nil
 		}
-		if err := c.append(); err != nil {
-			return err
-		}
-		return c.publish()
+		c.addEvents()
+		return c.commit()
 	})
+}
+
+// commit makes the overlay the truth, and then visible. Until it is visible,
+// whoever asks for an inode that the change creates waits.
+func (c *change) commit() (err error) {
+	if c.newborn, err = c.s.nodes.reserve(c.created); err != nil {
+		return err
+	}
+	published := false
+	defer func() {
+		if !published {
+			c.s.nodes.abandon(c.newborn)
+		}
+	}()
+	if c.files != 0 || c.dirs != 0 || c.bytes != 0 {
+		c.s.usageMu.RLock()
+		c.counting = true
+	}
+	if err := c.append(); err != nil {
+		return err
+	}
+	if err := c.publish(); err != nil {
+		return err
+	}
+	published = true
+	return nil
 }
 
 // acquire takes the nodes of inos, each once, and appends their locks to locks.
@@ -259,7 +293,7 @@ func (c *change) empty() bool {
 // append puts the whole change into the engine as one batch.
 func (c *change) append() error {
 	err := c.s.engine.Update(func(tx meta.Txn) error {
-		var buf []byte
+		buf := make([]byte, 0, 192) // most records are shorter
 		put := func(v *inode) {
 			buf = appendInode(buf[:0], v)
 			tx.Put(inoKey(keyInode, v.Ino), buf)
@@ -303,6 +337,12 @@ func (c *change) append() error {
 		return c.s.engineError(err)
 	}
 	c.appended = true
+	for i := range c.held {
+		if h := &c.held[i]; h.edited && h.next.content.kind == contentBlob && !h.next.content.sealed && h.next.Version != h.cur.Version {
+			c.s.flusher.wrote(h.node.ino)
+		}
+	}
+	c.s.flusher.mark()
 	return nil
 }
 
@@ -317,18 +357,19 @@ func (c *change) publish() error {
 		if h.edited || h.removed {
 			*h.cur = h.next
 		}
+		if h.absorbed != nil {
+			h.node.share().absorbed(*h.absorbed)
+		}
 		if i == 0 {
 			if err := c.hit(faultChangePublishing); err != nil {
 				return err
 			}
 		}
 	}
-	for i := range c.created {
-		c.s.nodes.insert(c.created[i])
-	}
 	for _, e := range c.entries {
 		c.s.dirents.set(e.parent, e.name, e.d)
 	}
+	c.s.nodes.born(c.newborn, c.created)
 	return c.hit(faultChangePublished)
 }
 
@@ -340,11 +381,16 @@ func (c *change) finish(published bool) {
 			c.s.nodes.drop(h.node.ino)
 		}
 	}
-	c.s.addUsage(c.files, c.dirs, c.bytes)
-	if len(c.drops) > 0 || c.orphans {
-		c.s.collector.wake()
+	defer func() { // also if counting dies
+		if len(c.drops) > 0 || c.orphans {
+			c.s.collector.wake()
+		}
+		c.s.emit(c.events, c.locks.background)
+	}()
+	if c.counting {
+		defer c.s.usageMu.RUnlock()
+		c.s.addUsage(c.files, c.dirs, c.bytes)
 	}
-	c.s.events.emit(c.events)
 }
 
 // lookHeld returns the held inode with the number ino, or errRelock.
@@ -376,7 +422,8 @@ func (c *change) view(ino Ino) (*inode, error) {
 }
 
 // edit is view for an inode that the caller is going to write to: it becomes
-// part of the batch, with its change counter and ctime advanced.
+// part of the batch, with its change counter and ctime advanced. ErrLocked: an
+// adapter's client has locked the file, and the change is not an adapter's.
 func (c *change) edit(ino Ino) (*inode, error) {
 	h, err := c.lookHeld(ino)
 	if err != nil {
@@ -386,9 +433,15 @@ func (c *change) edit(ino Ino) (*inode, error) {
 		return nil, &errRelock{ino}
 	}
 	if !h.edited {
+		if !h.next.IsDir() {
+			if err := c.unlocked(ino); err != nil {
+				return nil, err
+			}
+		}
 		h.edited = true
 		h.next.Change++
 		h.next.Ctime = c.now
+		c.absorb(h)
 	}
 	return &h.next, nil
 }
@@ -410,7 +463,7 @@ func (c *change) editDir(ino Ino) (*inode, error) {
 		return nil, err
 	}
 	v.Mtime = c.now
-	v.Version++
+	v.Version = c.s.nextVersion(v.Version)
 	return v, nil
 }
 
@@ -456,13 +509,13 @@ func (c *change) entry(parent Ino, name string) (dirent, bool, error) {
 func (c *change) setEntry(parent Ino, name string, v *inode) {
 	d := dirent{ino: v.Ino, typ: v.Mode & ModeType}
 	c.put(direntKey(parent, name), appendDirent(nil, d))
-	c.entries = append(c.entries, entryChange{parent, name, d})
+	c.entries = append(c.entries, entryChange{parent, name, d, v.Ino})
 }
 
-// clearEntry removes name from parent.
-func (c *change) clearEntry(parent Ino, name string) {
+// clearEntry removes name, which means ino, from parent.
+func (c *change) clearEntry(parent Ino, name string, ino Ino) {
 	c.delete(direntKey(parent, name))
-	c.entries = append(c.entries, entryChange{parent: parent, name: name})
+	c.entries = append(c.entries, entryChange{parent: parent, name: name, ino: ino})
 }
 
 // absent returns nil if parent has no entry name, else fs.ErrExist.
@@ -472,10 +525,4 @@ func (c *change) absent(parent Ino, name string) error {
 		err = fs.ErrExist
 	}
 	return err
-}
-
-// emit adds an event for the listeners.
-func (c *change) emit(e Event) {
-	e.Op = c.op
-	c.events = append(c.events, e)
 }

@@ -45,6 +45,7 @@ type checkedInode struct {
 	parent   Ino
 	xattrs   bool
 	orphan   bool
+	unsealed bool // has a record that says so
 	hasHome  bool
 	names    uint32 // dirents that name it
 	links    uint32 // link records
@@ -161,6 +162,7 @@ func (k *checker) readInodeParts() error {
 		switch {
 		case v == nil:
 			k.problem("inline content of inode %d, which does not exist", inoOfKey(key))
+		case v.content.fresh: // it would fall back to that after a power cut
 		case v.content.kind != contentInline:
 			k.problem("inode %d has inline content that it does not refer to", inoOfKey(key))
 		case int64(len(value)) != v.size:
@@ -177,9 +179,12 @@ func (k *checker) readInodeParts() error {
 		return err
 	}
 	return k.scan(keyUnsealed, func(key, _ []byte) {
-		if v := k.inodes[inoOfKey(key)]; v == nil || v.content.kind != contentBlob || v.content.sealed {
+		v := k.inodes[inoOfKey(key)]
+		if v == nil || v.content.kind != contentBlob || v.content.sealed {
 			k.problem("inode %d is marked as unsealed and is not", inoOfKey(key))
+			return
 		}
+		v.unsealed = true
 	})
 }
 
@@ -211,6 +216,12 @@ func (k *checker) compare() error {
 		}
 		if v.content.kind == contentBlob {
 			k.checkBlob(ino, v)
+		}
+		if v.content.sealed == v.unsealed && v.content.kind == contentBlob {
+			k.problem("inode %d: content %s has no checksums and is not marked as unsealed", ino, v.content.blob)
+		}
+		if v.content.fresh && (v.content.kind != contentBlob || v.content.sealed) {
+			k.problem("inode %d has content that was never synced and is none such", ino)
 		}
 	}
 	return k.ctx.Err()

@@ -44,7 +44,8 @@ func (s *Store) Clone(ctx context.Context, src, parent Ino, name string, o Clone
 	if !attr.IsDir() {
 		return s.cloneFile(ctx, src, parent, name, o)
 	}
-	t := &treeClone{s: s, o: o}
+	t := &treeClone{contentClone: contentClone{s: s, o: o}}
+	defer t.close()
 	root, err := t.build(ctx, src)
 	if err != nil {
 		t.giveUp(root)
@@ -99,7 +100,9 @@ func (s *Store) cloneFile(ctx context.Context, src, parent Ino, name string, o C
 	if err := s.space.take(s.now().UnixNano(), changeCost+s.inline); err != nil {
 		return Attr{}, false, err
 	}
-	err = s.changeLocked(ctx, "clone", lockSet{write: []Ino{parent}, read: []Ino{src}}, func(c *change) error {
+	k := &contentClone{s: s, o: o}
+	defer k.close()
+	err = k.change(ctx, lockSet{write: []Ino{parent}, read: []Ino{src}}, func(c *change) error {
 		v, err := c.view(src)
 		if err != nil {
 			return err
@@ -107,7 +110,7 @@ func (s *Store) cloneFile(ctx context.Context, src, parent Ino, name string, o C
 		if replaced, err = c.makeRoom(parent, name, src, v, o); err != nil {
 			return err
 		}
-		dup, err := c.duplicate(v, ino, o)
+		dup, err := k.duplicate(c, v, ino)
 		if err != nil {
 			return err
 		}
@@ -173,61 +176,6 @@ func (c *change) makeRoom(parent Ino, name string, from Ino, src *inode, o Clone
 	return true, c.dropReplaced(parent, name, d.ino)
 }
 
-// duplicate returns a copy of v under the number ino, without a home, and adds
-// its content and extended attributes to the change. v is locked.
-func (c *change) duplicate(v *inode, ino Ino, o CloneOptions) (*inode, error) {
-	dup := *v
-	dup.Ino, dup.parent, dup.name = ino, 0, ""
-	dup.UID, dup.GID = o.UID, o.GID
-	dup.Mode &^= 0o6000 // setuid and setgid are not for another owner
-	dup.Nlink, dup.Change, dup.Version = 1, 1, 1
-	dup.Gen = c.s.gen
-	dup.Ctime, dup.Btime = c.now, c.now
-	switch {
-	case dup.IsDir():
-		dup.Nlink = 2
-		c.dirs++
-	default:
-		c.files++
-	}
-	if dup.IsRegular() {
-		c.bytes += dup.Size
-	}
-	switch v.content.kind {
-	case contentInline:
-		b, err := c.s.readInline(v)
-		if err != nil {
-			return nil, err
-		}
-		c.put(inoKey(keyInline, ino), b)
-	case contentBlob:
-		if !v.content.sealed && c.s.openForWriting(v.Ino) {
-			return nil, fmt.Errorf("%w: inode %d is being written", ErrLocked, v.Ino)
-		}
-		c.refs = append(c.refs, v.content.blob)
-	}
-	if v.HasXattrs {
-		attrs, err := c.s.readXattrs(v.Ino)
-		if err != nil {
-			return nil, err
-		}
-		for k, val := range attrs {
-			c.put(xattrKey(ino, k), val)
-		}
-	}
-	return &dup, nil
-}
-
-// openForWriting reports whether a writable handle of ino is open.
-func (s *Store) openForWriting(ino Ino) bool {
-	n := s.nodes.peek(ino)
-	if n == nil {
-		return false
-	}
-	defer s.nodes.release(n)
-	return n.writers.Load() > 0
-}
-
 // attach gives an inode without a home the free name in parent, which the change holds.
 func (c *change) attach(parent Ino, name string, v *inode) (Attr, error) {
 	dir, err := c.editDir(parent)
@@ -240,7 +188,6 @@ func (c *change) attach(parent Ino, name string, v *inode) (Attr, error) {
 	}
 	c.created = append(c.created, *v)
 	c.setEntry(parent, name, v)
-	c.emit(Event{Parent: parent, Name: name, Ino: v.Ino})
 	return v.Attr, nil
 }
 
@@ -266,7 +213,6 @@ func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name str
 		dir.Nlink++
 		c.delete(inoKey(keyOrphan, root))
 		c.setEntry(parent, name, v)
-		c.emit(Event{Parent: parent, Name: name, Ino: root})
 		a = v.Attr
 		return nil
 	})
@@ -275,10 +221,7 @@ func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name str
 
 // treeClone copies a tree below a root that is an orphan until the copy is
 // complete, so that a crash leaves it to the collector.
-type treeClone struct {
-	s *Store
-	o CloneOptions
-}
+type treeClone struct{ contentClone }
 
 // cloneChunk is how many entries of a directory are copied in one batch.
 const cloneChunk = 256
@@ -301,7 +244,7 @@ func (t *treeClone) build(ctx context.Context, src Ino) (root Ino, err error) {
 				return err
 			}
 		}
-		dup, err := c.duplicate(v, root, t.o)
+		dup, err := t.duplicate(c, v, root)
 		if err != nil {
 			return err
 		}
@@ -369,7 +312,8 @@ func (t *treeClone) chunk(ctx context.Context, from, to Ino, chunk []Dirent, des
 		set.read = append(set.read, d.Ino)
 	}
 	var skip map[int]bool // entries whose inode was removed since the directory was read
-	err := t.s.changeLocked(ctx, "clone", set, func(c *change) error {
+	err := t.change(ctx, set, func(c *change) error {
+		c.quiet = true
 		dir, err := c.edit(to)
 		if err != nil {
 			return err
@@ -387,7 +331,7 @@ func (t *treeClone) chunk(ctx context.Context, from, to Ino, chunk []Dirent, des
 			if err != nil {
 				return err
 			}
-			dup, err := c.duplicate(v, copies[i], t.o)
+			dup, err := t.duplicate(c, v, copies[i])
 			if err != nil {
 				return err
 			}

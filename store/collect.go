@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -40,7 +39,7 @@ const leftoverAge = 24 * time.Hour
 func newCollector(s *Store) *collector {
 	return &collector{
 		s: s, work: make(chan struct{}, 1), idle: make(chan chan struct{}),
-		blobs: make(map[blob.ID]struct{}), trees: make(map[Ino]struct{}), seals: make(map[Ino]struct{}),
+		blobs: make(map[blob.ID]struct{}), trees: make(map[Ino]struct{}),
 	}
 }
 
@@ -93,14 +92,6 @@ func (k *collector) wake() {
 	}
 }
 
-// seal asks for checksums of a file that nobody writes to any more.
-func (k *collector) seal(ino Ino) {
-	k.mu.Lock()
-	k.seals[ino] = struct{}{}
-	k.mu.Unlock()
-	k.wake()
-}
-
 // closed is told that the last handle of a node was closed.
 func (k *collector) closed(n *node) {
 	orphan := false
@@ -129,8 +120,11 @@ func (k *collector) run(ctx context.Context) {
 }
 
 // Quiesce returns once everything that was to be collected when it was called
-// is collected, or ctx ends. Tests and administrators use it; nothing depends on it.
+// is collected, and what is not being written has its checksums, or ctx ends. Tests and administrators use it; nothing depends on it.
 func (s *Store) Quiesce(ctx context.Context) error {
+	if err := s.sealer.sealAll(ctx); err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	select {
 	case s.collector.idle <- done:
@@ -154,21 +148,12 @@ func (k *collector) round(ctx context.Context) {
 		}
 	}()
 	defer k.s.contain("collect", &err)
-	err = errors.Join(k.sealAll(ctx), k.orphans(ctx), k.garbage(ctx))
+	err = errors.Join(k.orphans(ctx), k.garbage(ctx))
 }
 
-// resume finds what a crash has left over: content that no inode refers to,
-// and files without checksums.
+// resume finds what a crash has left over: content that no inode refers to.
 func (k *collector) resume(ctx context.Context) (err error) {
 	defer k.s.contain("resume", &err)
-	if err := k.s.engine.Scan([]byte{keyUnsealed}, []byte{keyUnsealed + 1}, func(key, _ []byte) bool {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.seals[inoOfKey(key)] = struct{}{}
-		return true
-	}); err != nil {
-		return err
-	}
 	var left []blob.Info
 	kept, keptBytes := 0, int64(0)
 	err = k.s.blobs.List(func(info blob.Info) error {
@@ -211,16 +196,21 @@ func (k *collector) resume(ctx context.Context) (err error) {
 		if err := k.s.blobs.Delete(info.ID); err != nil {
 			return fmt.Errorf("remove content %s: %w", info.ID, err)
 		}
+		if err := k.s.engine.Update(func(tx meta.Txn) error { return forgetBlob(tx, info.ID) }); err != nil {
+			return k.s.engineError(err)
+		}
 		freed += info.Size
 	}
 	k.s.log.Info("leftovers of interrupted writes removed", "blobs", len(left), "bytes", freed)
 	return nil
 }
 
-// orphans removes inodes that have no name. Those that are open, poisoned, or
-// still being built stay for a later round.
+// orphans removes inodes that have no name. Those that are open, pinned, poisoned,
+// or still being built stay for a later round, and so does one that cannot be
+// removed: it must not keep the others.
 func (k *collector) orphans(ctx context.Context) error {
 	skipped := make(map[Ino]bool)
+	var failed error
 	for {
 		var inos []Ino
 		err := k.s.engine.Scan([]byte{keyOrphan}, []byte{keyOrphan + 1}, func(key, _ []byte) bool {
@@ -230,20 +220,21 @@ func (k *collector) orphans(ctx context.Context) error {
 			return len(inos) < 256
 		})
 		if err != nil || len(inos) == 0 {
-			return err
+			return errors.Join(failed, err)
 		}
 		for _, ino := range inos {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			done, err := k.orphan(ctx, ino)
-			if errors.Is(err, ErrPoisoned) {
-				err = nil
+			switch {
+			case err == nil, errors.Is(err, ErrPoisoned):
+			case k.s.writable() != nil, ctx.Err() != nil:
+				return err
+			case failed == nil: // one stands for all: the next round tries them again
+				failed = fmt.Errorf("collect inode %d: %w", ino, err)
 			}
-			if err != nil {
-				return fmt.Errorf("collect inode %d: %w", ino, err)
-			}
-			if !done {
+			if !done || err != nil {
 				skipped[ino] = true
 			}
 		}
@@ -276,44 +267,44 @@ func (k *collector) orphanBatch(ctx context.Context, ino Ino) (more, gone bool, 
 	var chunk []Dirent
 	prefix := inoKey(keyDirent, ino)
 	if err := k.s.engine.Scan(prefix, prefixEnd(prefix), func(key, value []byte) bool {
-		if d, err := decodeDirent(value); err == nil {
-			chunk = append(chunk, Dirent{Name: string(key[9:]), Ino: d.ino})
+		d, err := decodeDirent(value)
+		if err != nil {
+			k.s.log.Error("entry of a removed directory names nothing", "ino", ino, "name", string(key[9:]), "err", err)
+		} else {
 			touch = append(touch, d.ino)
 		}
+		chunk = append(chunk, Dirent{Name: string(key[9:]), Ino: d.ino})
 		return len(chunk) < collectChunk
 	}); err != nil {
 		return false, false, err
 	}
 	err = k.s.changeLocked(ctx, "collect", lockSet{write: touch, background: true}, func(c *change) error {
 		more, gone = false, false
-		v, err := c.edit(ino)
-		if errors.Is(err, ErrStale) {
+		v, err := c.view(ino)
+		if c.missing(ino, err) || err == nil && v.parent != 0 { // removed, or it got a name since
 			gone = true
 			c.delete(inoKey(keyOrphan, ino))
 			return nil
 		}
 		if err != nil {
 			return err
-		}
-		if v.parent != 0 { // it got a name since
-			c.delete(inoKey(keyOrphan, ino))
-			gone = true
-			return nil
 		}
 		if v.IsDir() && len(chunk) > 0 {
 			more = true
+			if _, err := c.edit(ino); err != nil {
+				return err
+			}
 			return c.collectEntries(ino, chunk)
 		}
-		if v.IsDir() && k.s.emptyDir(ino) != nil {
-			more = true
-			return nil
+		if v.IsDir() {
+			if err := k.s.emptyDir(ino); err != nil {
+				more = errors.Is(err, ErrNotEmpty)
+				return ignore(err, ErrNotEmpty)
+			}
 		}
 		h, err := c.lookHeld(ino)
-		if err != nil {
+		if err != nil || h.node.kept() {
 			return err
-		}
-		if h.node.opens.Load() > 0 {
-			return nil
 		}
 		gone = true
 		c.delete(inoKey(keyOrphan, ino))
@@ -322,10 +313,32 @@ func (k *collector) orphanBatch(ctx context.Context, ino Ino) (more, gone bool, 
 	return more, gone, err
 }
 
+// missing reports whether err, of a look at ino, means that there is no such
+// inode: it is not held although it was asked for, or held and gone.
+func (c *change) missing(ino Ino, err error) bool {
+	var relock *errRelock
+	if errors.As(err, &relock) {
+		_, err = readInode(c.s.engine, ino)
+	}
+	return errors.Is(err, ErrStale)
+}
+
+// ignore returns err unless it matches target.
+func ignore(err, target error) error {
+	if errors.Is(err, target) {
+		return nil
+	}
+	return err
+}
+
 // collectEntries takes entries out of the orphaned directory dir. Child
 // directories become orphans themselves.
 func (c *change) collectEntries(dir Ino, chunk []Dirent) error {
 	for _, d := range chunk {
+		if d.Ino == 0 { // the record is damaged
+			c.clearEntry(dir, d.Name, 0)
+			continue
+		}
 		cur, ok, err := c.entry(dir, d.Name)
 		if err != nil {
 			return err
@@ -333,9 +346,9 @@ func (c *change) collectEntries(dir Ino, chunk []Dirent) error {
 		if !ok || cur.ino != d.Ino {
 			continue
 		}
-		c.clearEntry(dir, d.Name)
+		c.clearEntry(dir, d.Name, d.Ino)
 		v, err := c.edit(d.Ino)
-		if errors.Is(err, ErrStale) {
+		if c.missing(d.Ino, err) {
 			continue
 		}
 		if err != nil {
@@ -412,95 +425,16 @@ func (k *collector) dropped(key []byte, id blob.ID) error {
 		if refs > 0 {
 			return nil
 		}
-		tx.Delete(blobKey(keyBlobRefs, id))
-		sums := blobKey(keySums, id)
-		return tx.Scan(sums, prefixEnd(sums), func(key, _ []byte) bool {
-			tx.Delete(key)
-			return true
-		})
+		return forgetBlob(tx, id)
 	})
 }
 
-// sealAll computes the checksums of files whose last writer has closed.
-func (k *collector) sealAll(ctx context.Context) error {
-	k.mu.Lock()
-	inos := k.seals
-	k.seals = make(map[Ino]struct{})
-	k.mu.Unlock()
-	var errs error
-	for ino := range inos {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := k.sealFile(ctx, ino)
-		if err != nil && !errors.Is(err, ErrStale) && !errors.Is(err, ErrPoisoned) {
-			errs = errors.Join(errs, fmt.Errorf("seal inode %d: %w", ino, err))
-		}
-	}
-	return errs
-}
-
-// sealFile gives a file that is not being written its checksums. If it is
-// written to meanwhile, that writer's close asks again.
-func (k *collector) sealFile(ctx context.Context, ino Ino) error {
-	var before inode
-	if err := k.s.read(ctx, "seal", ino, func(v *inode) error { before = *v; return nil }); err != nil {
-		return err
-	}
-	if before.content.kind != contentBlob || before.content.sealed || k.s.openForWriting(ino) {
-		return nil
-	}
-	sums, err := k.sums(ctx, before.content.blob, before.Size)
-	if err != nil {
-		return err
-	}
-	return k.s.changeLocked(ctx, "seal", lockSet{write: []Ino{ino}, background: true}, func(c *change) error {
-		v, err := c.view(ino)
-		if err != nil {
-			return err
-		}
-		if v.content != before.content || v.Version != before.Version || k.s.openForWriting(ino) {
-			return nil
-		}
-		change, ctime := v.Change, v.Ctime
-		if v, err = c.edit(ino); err != nil {
-			return err
-		}
-		v.Change, v.Ctime = change, ctime // nothing that a user knows has changed
-		v.content.sealed = true
-		k.s.open.forget(v.content.blob) // it knows no checksums
-		c.delete(inoKey(keyUnsealed, ino))
-		c.putSums(v.content.blob, sums)
-		return nil
+// forgetBlob removes all records of a blob that does not exist any more.
+func forgetBlob(tx meta.Txn, id blob.ID) error {
+	tx.Delete(blobKey(keyBlobRefs, id))
+	sums := blobKey(keySums, id)
+	return tx.Scan(sums, prefixEnd(sums), func(key, _ []byte) bool {
+		tx.Delete(key)
+		return true
 	})
-}
-
-// sums reads a blob and returns the sums of its blocks, after it is durable.
-func (k *collector) sums(ctx context.Context, id blob.ID, size int64) ([]byte, error) {
-	f, err := k.s.blobs.Open(id, true)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return nil, k.s.blobError("sync content", err)
-	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	var m summer
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		n, err := f.ReadAt((*buf)[:min(int64(len(*buf)), size-off)], off)
-		if n == 0 && err != nil {
-			if errors.Is(err, io.EOF) {
-				err = fmt.Errorf("%w: content %s ends at %d, want %d", ErrDamaged, id, off, size)
-			}
-			return nil, err
-		}
-		m.write((*buf)[:n])
-		off += int64(n)
-	}
-	return m.done(), nil
 }

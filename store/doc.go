@@ -29,7 +29,8 @@
 //  4. The overlay is appended to the engine as one batch.
 //  5. It is published to the inodes in memory, and the locks are released.
 //  6. Sync, called without any lock, makes it durable. WebDAV calls it before
-//     it answers; a file system calls it for fsync(2).
+//     it answers; a file system calls it for fsync(2). What nobody syncs is on
+//     the disk about a second later.
 //
 // An operation declares the inodes it knows of and asks for the others as it
 // meets them; the helper then starts over with the larger set. So a new operation
@@ -39,12 +40,26 @@
 // locked, or, for a name that means nothing yet, with its directory locked.
 // Whoever holds either may rely on it. That is why replacing the content of a
 // file locks the file alone: a poisoned directory does not stop writes to the
-// files in it.
+// files in it. There is one exception: a PUT over a file that is open through a
+// handle makes a new inode and moves all names of the old one to it, so that the
+// handle keeps what it has open, as with rename(2). That needs the directories of
+// all its names, and a poisoned one refuses it.
+//
+// # Origins and events
+//
+// An adapter marks its changes with an Origin, and learns of those of others as
+// an Observer: the events of a change name every entry and every inode that a
+// kernel has to forget. A file on which an adapter's client holds an exclusive
+// flock(2) or fcntl(2) lock is safe from changes without an Origin, which are
+// WebDAV's; and what such a client removes or renames loses its WebDAV locks. A Pin
+// keeps an inode that an adapter still knows by its number.
 //
 // # Lock order
 //
-//	Store.renameMu -> inode (ascending ino) -> alloc -> usage -> dav-locks
-//	inode -> Handle.mu, nodeShard.mu, blobCache.mu -> openBlob.mu
+//	Store.renameMu -> inode (ascending ino) -> alloc -> usage -> dav-locks -> file-locks
+//	inode -> Store.usageMu -> usage
+//	body.prepare -> inode -> body.mu, nodeShard.mu, blobCache.mu -> openBlob.mu
+//	inode -> sealer.mu, damages.mu
 //
 // A -> B: B may be taken while holding A, never the reverse.
 //
@@ -55,9 +70,15 @@
 //	alloc          next inode number         engine            creating refused; reset
 //	usage          file count, total size    engine counters   counts stand still, reads recovered; reset
 //	dav-locks      WebDAV locks              engine            all that needs them refused; reset
+//	file-locks     flock, fcntl locks        the clients       all that needs them refused; reset keeps what is consistent
 //	renameMu       nothing, it orders moves  -                 cannot be
+//	usageMu        nothing, it orders counts -                 cannot be
 //	nodeShard.mu   which inodes are cached   engine            plain mutex, no foreign code inside
 //	blobCache.mu   which blobs are open      blob backend      plain mutex, no foreign code inside
+//	body.prepare   nothing, it orders steps  -                 cannot be
+//	body.mu        a file open for writing   blob, engine      plain mutex, fstat(2) at most inside
+//	sealer.mu      what waits for checksums  engine            plain mutex, no foreign code inside
+//	damages.mu     damage met so far         the blobs         plain mutex, no foreign code inside
 //	dirents        what names mean           engine            disposable cache; not asked below a poisoned directory
 //
 // A read of a poisoned inode is served from the engine, which knows only whole
@@ -95,9 +116,33 @@
 // and only then named by a batch. PUT makes a new blob, so readers of the old one
 // finish on it. Clones share a blob; its reference counter is part of the batches,
 // and the first write to a shared blob makes a copy. Blobs have a CRC32C per 64 KiB
-// in the engine, checked before a byte leaves. A blob that a handle writes in
-// place is unsealed first, durably, and gets its checksums again after its last
-// writer has closed.
+// in the engine, checked before a byte leaves.
+//
+// # Writing in place
+//
+// A blob that a handle writes in place is unsealed first: it loses its checksums,
+// durably, before a byte changes. Some seconds after its last writer has closed it
+// is sealed: synced, read, and given checksums.
+//
+// Inline content that outgrows the engine becomes a blob without waiting for the
+// disk. The blob is fresh until the first fsync(2) or the seal, and until then the
+// inline record stays, as the base that a restart puts back over the blob's
+// beginning: after a power cut every mixture of old and new bytes is right, but
+// what was durable is not missing.
+//
+// At a start the files that were not sealed are brought up to date with their
+// blobs, before anybody sees them: a file is cut to what is there, never filled up
+// with bytes that nobody wrote. A blob that should be there and is not is damage.
+// Versions begin anew with every run of the store, beyond all that went before, so
+// that a change that a power cut takes back never shares its ETag with a later one.
+//
+// A native handle lends the blob's file to the kernel. While one is open the blob
+// stays the inode's content, whatever happens to it; while one may write, size and
+// times are read from the file, and Attr.Native says that Version does not count.
+// Such a file can be written after it was closed, through a mapping. Content that
+// fails its checksums is therefore damaged only if the blob is as old as when it
+// was sealed; if it is newer it is served as it is, gets a new version, and is
+// sealed again. (A copy that shares the blob shares the late bytes, too.)
 //
 // # Collecting
 //

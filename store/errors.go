@@ -30,6 +30,9 @@ var (
 	ErrNoXattr = errors.New("store: no such extended attribute")
 	// ErrTooBig is returned when an attribute or a file would pass its size limit (E2BIG or EFBIG, 507 or 413).
 	ErrTooBig = errors.New("store: too big")
+	// ErrXattrSpace is returned when the names of an inode's extended attributes
+	// would take more than MaxXattrNames bytes. It matches syscall.ENOSPC (ENOSPC, 507).
+	ErrXattrSpace error = xattrSpace{}
 	// ErrParentNotExist is returned by path operations when an ancestor of the
 	// last element does not exist (ENOENT, 409). It also matches fs.ErrNotExist.
 	ErrParentNotExist error = parentNotExist{}
@@ -42,16 +45,20 @@ var (
 	ErrPoisoned = poison.ErrPoisoned
 	// ErrDamaged is returned when content failed its checksum (EIO, 503).
 	ErrDamaged = errors.New("store: content is damaged")
-	// ErrReadOnly is returned for writes after a failed journal write or fsync,
-	// until the cause is gone and the server was restarted (EROFS, 503).
+	// ErrReadOnly is returned for writes after a failed journal write or fsync, or
+	// with Options.ReadOnly, until the cause is gone and the server was restarted
+	// (EROFS, 503).
 	ErrReadOnly = errors.New("store: read-only")
 	// ErrNoSpace is returned before a change when the free space is below the
 	// reserve. It matches syscall.ENOSPC (ENOSPC, 507).
 	ErrNoSpace error = noSpace{}
 	// ErrStale is returned for an inode that no longer exists (ESTALE, 404). It also matches fs.ErrNotExist.
 	ErrStale error = staleInode{}
-	// ErrLocked is returned when another holder's lock forbids the change (EBUSY, 423).
+	// ErrLocked is returned when another holder's lock forbids the change (EBUSY, 423),
+	// and by FileLocks.Lock for a lock that cannot be had at once (EAGAIN).
 	ErrLocked = errors.New("store: locked by another")
+	// ErrDeadlock is returned when waiting for a lock would wait for itself (EDEADLK).
+	ErrDeadlock = errors.New("store: lock would deadlock")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("store: closed")
 	// ErrInUse is returned by Open when another process serves the data folder.
@@ -74,6 +81,11 @@ type noSpace struct{}
 
 func (noSpace) Error() string        { return "store: no space left above the reserve" }
 func (noSpace) Is(target error) bool { return target == syscall.ENOSPC }
+
+type xattrSpace struct{}
+
+func (xattrSpace) Error() string        { return "store: too many extended attributes" }
+func (xattrSpace) Is(target error) bool { return target == syscall.ENOSPC }
 
 type staleInode struct{}
 

@@ -23,6 +23,7 @@ type faultyBlobs struct {
 	free               atomic.Int64
 	syncErr, writeErr  atomic.Pointer[error]
 	createErr, openErr atomic.Pointer[error]
+	lies               atomic.Bool // a write that fails does not say how far it got
 }
 
 func (f *faultyBlobs) Free() (int64, int64, error) { return f.free.Load(), 1 << 40, nil }
@@ -61,6 +62,9 @@ func (f *faultyFile) Sync() error {
 func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.f.writeErr.Load(); err != nil {
 		n, _ := f.File.WriteAt(p[:len(p)/2], off)
+		if f.f.lies.Load() {
+			n = 0
+		}
 		return n, *err
 	}
 	return f.File.WriteAt(p, off)

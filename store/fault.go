@@ -43,6 +43,7 @@ const (
 	faultUsageAdd         = "usage:add"
 	faultDAVLockAppend    = "davlock:append"
 	faultDAVLockPublish   = "davlock:publish"
+	faultFileLockChange   = "filelock:change"
 )
 
 var faultPoints = []FaultPoint{
@@ -60,6 +61,7 @@ var faultPoints = []FaultPoint{
 	{Name: faultUsageAdd, Locked: true, Domain: true, Late: true, Doc: "the usage counters are updated"},
 	{Name: faultDAVLockAppend, Locked: true, Domain: true, Doc: "a WebDAV lock's record is about to be appended"},
 	{Name: faultDAVLockPublish, Locked: true, Domain: true, Late: true, Doc: "a WebDAV lock's record is in the engine; the table has the old value"},
+	{Name: faultFileLockChange, Locked: true, Domain: true, Doc: "the table of flock(2) and fcntl(2) locks is about to change"},
 }
 
 // FaultPoints returns the points that ArmFault knows.

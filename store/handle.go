@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"sync"
 	"sync/atomic"
 
 	"engramfs/store/blob"
@@ -20,11 +19,7 @@ type Handle struct {
 	write bool
 
 	closed atomic.Bool
-
-	// mu protects the fields below. It is taken inside the inode's lock.
-	mu   sync.Mutex
-	id   blob.ID // of file
-	file blob.File
+	native atomic.Bool // counted among the body's natives
 }
 
 // Open opens a file for reading, and with write for writing too. The error
@@ -67,30 +62,32 @@ func (s *Store) Open(ctx context.Context, ino Ino, write bool) (*Handle, error) 
 func (h *Handle) Ino() Ino { return h.n.ino }
 
 // Attr returns the inode's attributes.
-func (h *Handle) Attr(ctx context.Context) (a Attr, err error) {
-	err = h.s.readNode(ctx, "get_attr", h.n, func(v *inode) error {
-		a = v.Attr
-		return nil
-	})
-	return a, err
-}
+func (h *Handle) Attr(ctx context.Context) (Attr, error) { return h.s.attrOf(ctx, h.n) }
 
 // ReadAt reads len(p) bytes from off on, or up to the end with io.EOF
-// (io.ReaderAt). Blocks with checksums are verified: ErrDamaged.
+// (io.ReaderAt). Blocks with checksums are verified: ErrDamaged. What is behind
+// the bytes read in p may have changed, too.
 func (h *Handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if h.closed.Load() {
-		return 0, fs.ErrClosed
+	const tries = 3 // that others may cut the file while it is read
+	for try := 1; ; try++ {
+		if h.closed.Load() {
+			return 0, fs.ErrClosed
+		}
+		c := Content{s: h.s}
+		if err := c.open(ctx, h.n); err != nil {
+			return 0, err
+		}
+		n, err := c.ReadAt(p, off)
+		c.release()
+		if !errors.Is(err, io.ErrUnexpectedEOF) || try == tries {
+			return n, err
+		}
 	}
-	c, err := h.s.OpenContent(ctx, h.n.ino)
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	return c.ReadAt(p, off)
 }
 
 // WriteAt writes p at off, and grows the file if that is beyond its end
-// (pwrite(2)). It is visible on return and durable after Sync.
+// (pwrite(2)). It is visible on return and durable after Sync. If it returns an
+// error, the first n bytes are written.
 func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	end := off + int64(len(p))
 	if off < 0 || end < off {
@@ -105,102 +102,162 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 	if err := h.s.space.take(h.s.now().UnixNano(), int64(len(p))); err != nil {
 		return 0, err
 	}
+	var (
+		werr error
+		id   blob.ID
+	)
 	grown := func(v *inode) int64 { return max(v.Size, end) }
-	err = h.change(ctx, "write", grown, func(c *change, v *inode, size int64) error {
-		if h.s.staysInline(v, size) {
-			data, err := h.s.inlineCopy(v, size)
-			if err != nil {
-				return err
-			}
-			copy(data[off:], p)
-			c.setContent(v, size, data, blob.ID{})
-			return nil
+	err = h.change(ctx, "write", grown, func(c *change, v *inode, size int64, f *writeFile) error {
+		if f == nil {
+			n, werr = len(p), nil
+			return c.rewriteInline(v, size, func(data []byte) { copy(data[off:], p) })
 		}
-		if _, err := h.file.WriteAt(p, off); err != nil {
-			return h.s.blobError("write content", err)
+		id = f.id
+		if n, werr = f.WriteAt(p, off); werr != nil {
+			h.n.share().failed()
+			size = max(v.Size, off+int64(n))
 		}
-		return c.grown(v, size)
+		v.Sparse = v.Sparse || off > v.Size
+		c.rewrite(v, size)
+		return nil // a write that failed half way changes the content, too
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, err
+	case werr != nil:
+		return n, h.s.blobError("write content", werr)
+	case !id.IsZero():
+		h.n.share().startWriteback(id, off, int64(n))
 	}
-	return len(p), nil
+	return n, nil
 }
 
 // Truncate makes the file size bytes long (ftruncate(2)); what is added reads as zeros.
 func (h *Handle) Truncate(ctx context.Context, size int64) error {
+	return h.truncate(ctx, size, func(*change) error { return nil })
+}
+
+// truncate is Truncate, with more to do in the same change.
+func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) error) error {
 	if size < 0 {
 		return fmt.Errorf("%w: size %d", fs.ErrInvalid, size)
 	}
 	if size > MaxFileSize {
 		return ErrTooBig
 	}
+	var terr error
 	cut := func(*inode) int64 { return size }
-	return h.change(ctx, "truncate", cut, func(c *change, v *inode, size int64) error {
-		if h.s.staysInline(v, size) {
-			data, err := h.s.inlineCopy(v, size)
-			if err != nil {
+	err := h.change(ctx, "truncate", cut, func(c *change, v *inode, size int64, f *writeFile) error {
+		if f == nil {
+			terr = nil
+			if err := c.rewriteInline(v, size, func([]byte) {}); err != nil {
 				return err
 			}
-			c.setContent(v, size, data, blob.ID{})
+			return more(c)
+		}
+		if err := c.cutBase(v, size); err != nil {
+			return err
+		}
+		if terr = f.Truncate(size); terr != nil {
+			h.n.share().failed()
+			c.rewrite(v, v.Size)
 			return nil
 		}
-		if err := h.file.Truncate(size); err != nil {
-			return h.s.blobError("truncate content", err)
-		}
-		return c.grown(v, size)
+		v.Sparse = v.Sparse || size > v.Size
+		c.rewrite(v, size)
+		return more(c)
 	})
+	if err == nil && terr != nil {
+		err = h.s.blobError("truncate content", terr)
+	}
+	return err
 }
 
 // truncate is SetAttr with a size.
-func (s *Store) truncate(ctx context.Context, ino Ino, a SetAttr) (Attr, error) {
+func (s *Store) truncate(ctx context.Context, ino Ino, a SetAttr) (attr Attr, err error) {
 	h, err := s.Open(ctx, ino, true)
 	if err != nil {
 		return Attr{}, err
 	}
-	err = h.Truncate(ctx, *a.Size)
-	if err = errors.Join(err, h.Close()); err != nil {
-		return Attr{}, err
+	err = h.truncate(ctx, *a.Size, func(c *change) error {
+		if err := c.setAttr(ino, &a); err != nil {
+			return err
+		}
+		v, err := c.view(ino)
+		if err == nil {
+			attr = v.Attr
+		}
+		return err
+	})
+	return attr, errors.Join(err, h.Close())
+}
+
+// KillPriv drops the set-user-ID and set-group-ID bits and security.capability,
+// as a write by an unprivileged process does. It changes nothing if there are none.
+func (h *Handle) KillPriv(ctx context.Context) error {
+	if h.closed.Load() {
+		return fs.ErrClosed
 	}
-	a.Size = nil
-	return s.SetAttr(ctx, ino, a)
+	return h.s.change(ctx, "kill_priv", []Ino{h.n.ino}, func(c *change) error { return c.killPriv(h.n.ino) })
 }
 
 // staysInline reports whether v of that size has its content in the engine.
-// What has become a blob stays one, until it is empty.
-func (s *Store) staysInline(v *inode, size int64) bool {
-	return size == 0 || v.content.kind != contentBlob && size <= s.inline
+// What has become a blob stays one until it is empty, and while it is open as a
+// file of its own.
+func (h *Handle) staysInline(v *inode, size int64) bool {
+	if v.content.kind == contentBlob {
+		return size == 0 && !h.n.native()
+	}
+	return size <= h.s.inline || size == 0
 }
 
-// inlineCopy returns v's inline content cut or padded to size.
-func (s *Store) inlineCopy(v *inode, size int64) ([]byte, error) {
+// rewriteInline gives v inline content of that size: its old content, cut or
+// padded with zeros, after fn has changed it.
+func (c *change) rewriteInline(v *inode, size int64, fn func(data []byte)) error {
 	data := make([]byte, size)
 	if v.content.kind == contentInline {
-		old, err := s.readInline(v)
+		old, err := c.s.readInline(v)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		copy(data, old)
 	}
-	return data, nil
-}
-
-// grown records that v's blob was written in place.
-func (c *change) grown(v *inode, size int64) error {
-	c.bytes += size - v.Size
-	v.Size = size
-	v.Version++
-	v.Mtime = c.now
+	fn(data)
+	c.setContent(v, size, data, blob.ID{})
 	return nil
 }
 
-// errUnprepared says that the content may not be written in place yet.
-var errUnprepared = errors.New("content is not prepared for writing")
+// rewrite records that v's blob was written in place.
+func (c *change) rewrite(v *inode, size int64) {
+	c.bytes += size - v.Size
+	v.Size = size
+	v.Version = c.s.nextVersion(v.Version)
+	v.Mtime = c.now
+}
+
+// cutBase cuts what a restart after a power cut falls back to: what the file has
+// lost must not come back when it grows again.
+func (c *change) cutBase(v *inode, size int64) error {
+	if !v.content.fresh || size >= c.s.inline {
+		return nil
+	}
+	base, err := c.s.readBase(v.Ino)
+	if err != nil || int64(len(base)) <= size {
+		return err
+	}
+	c.put(inoKey(keyInline, v.Ino), base[:size])
+	return nil
+}
+
+// contentChange computes what a handle does to the content: v is the inode, to be
+// size bytes long. f is its blob, nil if the content is or becomes inline.
+type contentChange func(c *change, v *inode, size int64, f *writeFile) error
 
 // change runs fn with the inode locked and, if its content is or becomes a
-// blob (size tells the file's size afterwards), with h.file the blob, which is
-// this file's alone, has no checksums, and is durably known to have none.
-func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64, fn func(*change, *inode, int64) error) error {
+// blob (size tells the file's size afterwards), with that blob, which is this
+// file's alone, has no checksums, and is known to have none, durably if it was
+// ever synced.
+func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64, fn contentChange) error {
 	if h.closed.Load() {
 		return fs.ErrClosed
 	}
@@ -208,32 +265,14 @@ func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64,
 		return fmt.Errorf("%w: handle is open for reading", fs.ErrPermission)
 	}
 	for {
-		err := h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) error {
-			v, err := c.edit(h.n.ino)
-			if err != nil {
-				return err
-			}
-			c.emit(Event{Ino: v.Ino, Content: true})
-			after := size(v)
-			if h.s.staysInline(v, after) {
-				return fn(c, v, after)
-			}
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if h.closed.Load() {
-				return fs.ErrClosed
-			}
-			if v.content.kind != contentBlob || v.content.sealed || v.content.blob != h.id {
-				return errUnprepared
-			}
-			if err := h.cutTail(v.Size); err != nil {
-				return err
-			}
-			if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
-				return err
-			}
-			return fn(c, v, after)
+		resized := false
+		err := h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
+			resized, err = h.attempt(c, size, fn)
+			return err
 		})
+		if resized { // counted once the batch is in, or may be
+			h.n.share().resized.Add(1)
+		}
 		if !errors.Is(err, errUnprepared) {
 			return err
 		}
@@ -243,188 +282,77 @@ func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64,
 	}
 }
 
-// cutTail removes what a write that failed has left in the blob behind the
-// file's end: a file that grows must read as zeros there. The caller holds mu.
-func (h *Handle) cutTail(size int64) error {
-	n, err := h.file.Size()
-	if err == nil && n > size {
-		err = h.file.Truncate(size)
-	}
-	if err != nil {
-		return h.s.blobError("truncate content", err)
-	}
-	return nil
-}
+// errUnprepared says that the content may not be written in place yet.
+var errUnprepared = errors.New("content is not prepared for writing")
 
-// prepare makes the file's content a blob of its own without checksums, and
-// makes that durable before a byte changes: after a crash, content without
-// checksums is known as such and is never mistaken for damaged.
-func (h *Handle) prepare(ctx context.Context) error {
-	var (
-		fresh blob.ID // a blob that the change is about to refer to
-		id    blob.ID // what the content is after the change
-		file  blob.File
-
-		referred = true // unless the change is certainly not made
-	)
-	defer func() {
-		if !fresh.IsZero() {
-			h.s.collector.end(fresh, !referred)
-		}
-	}()
-	err := h.s.change(ctx, "unseal", []Ino{h.n.ino}, func(c *change) error {
-		v, err := c.view(h.n.ino)
-		if err != nil {
-			return err
-		}
-		shared := int64(0)
-		if v.content.kind == contentBlob {
-			if shared, err = h.s.engine.Counter(blobKey(keyBlobRefs, v.content.blob)); err != nil {
-				return fmt.Errorf("references of content: %w", err)
-			}
-		}
-		if v.content.kind == contentBlob && shared <= 1 {
-			id = v.content.blob
-			return h.unseal(c, v, &file)
-		}
-		if fresh.IsZero() {
-			fresh = blob.NewID()
-			h.s.collector.begin(fresh)
-		}
-		id = fresh
-		if file, err = h.copyContent(v, fresh); err != nil {
-			return err
-		}
-		return h.swap(c, fresh)
-	})
-	referred = mayHaveChanged(err)
-	if err != nil {
-		if file != nil {
-			err = errors.Join(err, file.Close())
-		}
-		return err
-	}
-	if err := h.s.Sync(ctx); err != nil {
-		return errors.Join(err, file.Close())
-	}
-	return h.adopt(id, file)
-}
-
-// unseal drops the checksums of a blob that is this file's alone.
-func (h *Handle) unseal(c *change, v *inode, file *blob.File) error {
-	f, err := h.s.blobs.Open(v.content.blob, true)
-	if err != nil {
-		return fmt.Errorf("open content: %w", err)
-	}
-	if *file != nil {
-		(*file).Close()
-	}
-	*file = f
-	h.s.open.unseal(v.content.blob)
-	if !v.content.sealed {
-		return nil
-	}
-	if v, err = c.edit(v.Ino); err != nil {
-		return err
-	}
-	v.content.sealed = false
-	c.put(inoKey(keyUnsealed, v.Ino), []byte{})
-	return c.deletePrefix(blobKey(keySums, v.content.blob))
-}
-
-// copyContent makes a new, durable blob with v's content.
-func (h *Handle) copyContent(v *inode, id blob.ID) (f blob.File, err error) {
-	if err := h.s.space.take(h.s.now().UnixNano(), v.Size); err != nil {
-		return nil, err
-	}
-	if v.content.kind == contentBlob {
-		f, err = h.s.blobs.Clone(v.content.blob, id)
-	} else {
-		f, err = h.s.blobs.Create(id)
-	}
-	if err != nil {
-		return nil, h.s.blobError("copy content", err)
-	}
-	if v.content.kind == contentInline {
-		var data []byte
-		if data, err = h.s.readInline(v); err == nil {
-			_, err = f.WriteAt(data, 0)
-		}
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err != nil {
-		return nil, errors.Join(h.s.blobError("copy content", err), f.Close())
-	}
-	return f, nil
-}
-
-// swap makes the blob id the content of the file, without checksums.
-func (h *Handle) swap(c *change, id blob.ID) error {
+// attempt is change under the lock. It reports whether it changes the size of a blob.
+func (h *Handle) attempt(c *change, size func(*inode) int64, fn contentChange) (resized bool, err error) {
 	v, err := c.edit(h.n.ino)
 	if err != nil {
-		return err
+		return false, err
 	}
-	c.dropContent(v)
-	v.content = content{kind: contentBlob, blob: id}
-	c.refs = append(c.refs, id)
-	c.put(inoKey(keyUnsealed, v.Ino), []byte{})
-	return nil
-}
-
-// adopt makes file, open for the blob id, the handle's.
-func (h *Handle) adopt(id blob.ID, file blob.File) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed.Load() { // meanwhile: its Close has seen no file to close, and asked for a seal too early
-		h.s.collector.seal(h.n.ino)
-		return errors.Join(fs.ErrClosed, file.Close())
+	if h.closed.Load() {
+		return false, fs.ErrClosed
 	}
-	old := h.file
-	h.id, h.file = id, file
-	if old != nil {
-		return old.Close()
+	after := size(v)
+	if h.staysInline(v, after) {
+		return false, fn(c, v, after, nil)
 	}
-	return nil
-}
-
-// Sync makes what was written so far durable, with all of the store's earlier
-// changes (fsync(2)).
-func (h *Handle) Sync(ctx context.Context) error {
-	var cur content
-	if err := h.s.readNode(ctx, "fsync", h.n, func(v *inode) error { cur = v.content; return nil }); err != nil {
-		return err
+	if v.content.kind != contentBlob || v.content.sealed {
+		return false, errUnprepared
 	}
-	// What was written through any handle counts, not only through this one.
-	if cur.kind == contentBlob && !cur.sealed {
-		f, err := h.s.blobs.Open(cur.blob, true)
-		if err == nil {
-			err = errors.Join(f.Sync(), f.Close())
+	b := h.n.share()
+	f := b.writable(v.content.blob)
+	if f == nil {
+		return false, errUnprepared
+	}
+	defer h.s.letGo(b, f)
+	if err := b.trim(f, v.Size); err != nil {
+		return false, h.s.blobError("truncate content", err)
+	}
+	if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
+		return false, err
+	}
+	whole := false
+	defer func() {
+		b.written.Add(1)
+		if !whole { // it panics
+			b.failed()
 		}
-		if err != nil {
-			return h.s.blobError("sync content", err)
-		}
-	}
-	return h.s.Sync(ctx)
+	}()
+	resized = after != v.Size
+	err = fn(c, v, after, f)
+	whole = true
+	return resized, err
 }
 
-// Close closes the handle. It does not make anything durable. After the last
-// writer, the content gets its checksums in the background; after the last handle
-// of an unlinked file, the file is removed.
+// letGo gives up f, which the last user closes.
+func (s *Store) letGo(b *body, f *writeFile) {
+	if err := b.done(f); err != nil {
+		s.log.Warn("content not closed", "blob", f.id, "err", err)
+	}
+}
+
+// Close closes the handle. It does not make anything durable. Some time after the
+// last writer the content gets its checksums; after the last handle of an unlinked
+// file, the file is removed.
 func (h *Handle) Close() error {
 	if !h.closed.CompareAndSwap(false, true) {
 		return fs.ErrClosed
 	}
-	h.mu.Lock()
 	var err error
-	if h.file != nil {
-		err = h.file.Close()
-		h.file = nil
+	if h.native.Load() {
+		err = h.closeNative()
 	}
-	h.mu.Unlock()
-	if h.write && h.n.writers.Add(-1) == 0 {
-		h.s.collector.seal(h.n.ino)
+	writers := int32(1)
+	if h.write {
+		writers = h.n.writers.Add(-1)
+	}
+	if b := h.n.body.Load(); b != nil {
+		err = errors.Join(err, b.drop(h.n))
+		if writers == 0 {
+			h.s.sealer.ask(h.n.ino)
+		}
 	}
 	if h.n.opens.Add(-1) == 0 {
 		h.s.collector.closed(h.n)

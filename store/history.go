@@ -15,13 +15,15 @@ import (
 // HistoryEntry is one event in the life of the store's locks. Entries are kept
 // in the engine, so that a restart does not hide what happened.
 type HistoryEntry struct {
-	Seq   uint64        `json:"seq"`
-	Kind  string        `json:"kind"` // "poisoned" or "reset"
-	Lock  string        `json:"lock"`
-	Gen   uint64        `json:"gen"`
-	Path  string        `json:"path,omitempty"`
-	At    time.Time     `json:"at"`
-	Event *poison.Event `json:"event,omitempty"`
+	Seq  uint64 `json:"seq"`
+	Kind string `json:"kind"` // "poisoned" or "reset"
+	Lock string `json:"lock"`
+	Gen  uint64 `json:"gen"`
+	Path string `json:"path,omitempty"`
+	// Source is who asked for a reset; empty for a poisoning.
+	Source ResetSource   `json:"source,omitempty"`
+	At     time.Time     `json:"at"`
+	Event  *poison.Event `json:"event,omitempty"`
 	// Report is what a reset did; nil for a poisoning.
 	Report *ResetReport `json:"report,omitempty"`
 }

@@ -11,15 +11,15 @@ import (
 //	I ino              inode record
 //	D parent name      dirent: the ino and type that a name has in a directory
 //	H ino parent name  another name of a file that has several (its home is in the inode record)
-//	C ino              inline content of a file, or a symlink's target
+//	C ino              inline content of a file, also what it was before a blob that was never synced; or a symlink's target
 //	X ino name         extended attribute
-//	K ino              unsealed: a file whose blob is or was written in place and has no checksums
+//	K ino              unsealed: a file whose blob is or was written in place and has no checksums; a byte says how
 //	O ino              orphan: an inode without a name that the collector removes
 //	R blob             counter: inodes whose content the blob is
-//	S blob group       checksums of a group of blocks
+//	S blob group       checksums of a group of blocks; of the last group, ffffffff, the blob's times when it was sealed
 //	G blob seq         a reference to the blob was dropped; the collector looks whether it was the last
 //	U name             counter of the whole store
-//	M name             the store's own facts: format, generation, next ino
+//	M name             the store's own facts: format, generation, next ino, number of the run
 //	L token            WebDAV lock
 //	E seq              an event of a lock's history
 const (
@@ -43,6 +43,7 @@ var (
 	factGen     = []byte("Mgeneration")
 	factNextIno = []byte("Mnext-ino")
 	factPoison  = []byte("Mpoison-generation")
+	factRun     = []byte("Mrun")
 
 	usageFiles = []byte("Ufiles")
 	usageDirs  = []byte("Udirs")

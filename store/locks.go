@@ -23,6 +23,10 @@ type LockStatus struct {
 	Event          *poison.Event `json:"-"` // why it is poisoned; nil: it is not
 }
 
+// AnyPoisoned reports whether a lock of the store is poisoned. It costs one
+// atomic load.
+func (s *Store) AnyPoisoned() bool { return s.registry.AnyPoisoned() }
+
 // Locks returns the domain locks, and the inode locks that are poisoned or
 // stuck. It takes no lock of the store.
 func (s *Store) Locks() []LockStatus {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 
 	"engramfs/store/blob"
 )
@@ -52,12 +53,7 @@ func (n *NewNode) check(name string) error {
 	default:
 		return fmt.Errorf("%w: file type %#o", fs.ErrInvalid, n.Mode&ModeType)
 	}
-	for k, v := range n.Xattrs {
-		if err := checkXattr(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
+	return checkXattrs(n.Xattrs)
 }
 
 // create adds a new inode and its entry to the change. The caller has made
@@ -69,19 +65,27 @@ func (c *change) create(parent Ino, name string, ino Ino, n NewNode) (*inode, er
 	}
 	v := c.newInode(ino, n)
 	v.parent, v.name = parent, name
-	if dir.Mode&0o2000 != 0 { // setgid: the group is the directory's, and a new directory inherits the bit (mkdir(2))
-		v.GID = dir.GID
-		if v.IsDir() {
-			v.Mode |= 0o2000
-		}
-	}
+	v.inherit(dir)
 	if v.IsDir() {
 		dir.Nlink++
 	}
 	c.created = append(c.created, v)
 	c.setEntry(parent, name, &v)
-	c.emit(Event{Parent: parent, Name: name, Ino: ino})
 	return &c.created[len(c.created)-1], nil
+}
+
+// inherit gives the new inode v what it has from its directory: below one with
+// the set-group-ID bit the directory's group, and a new directory the bit too
+// (mkdir(2)). Whether a file may keep such a bit of its own mode is for the
+// caller, who knows who asks.
+func (v *inode) inherit(dir *inode) {
+	if dir.Mode&modeSetgid == 0 {
+		return
+	}
+	v.GID = dir.GID
+	if v.IsDir() {
+		v.Mode |= modeSetgid
+	}
 }
 
 // newInode returns a new inode without a home, and counts it.
@@ -99,7 +103,7 @@ func (c *change) newInode(ino Ino, n NewNode) inode {
 	}
 	v := inode{Attr: Attr{
 		Ino: ino, Gen: c.s.gen, Mode: mode, Nlink: 1, UID: n.UID, GID: n.GID, Rdev: n.Rdev,
-		Atime: c.now, Mtime: mtime, Ctime: c.now, Btime: c.now, Change: 1, Version: 1,
+		Atime: c.now, Mtime: mtime, Ctime: c.now, Btime: c.now, Change: 1, Version: c.s.nextVersion(0),
 	}}
 	if v.IsDir() {
 		v.Nlink = 2
@@ -159,7 +163,6 @@ func (s *Store) Link(ctx context.Context, ino, parent Ino, name string) (a Attr,
 		}
 		v.Nlink++
 		c.setEntry(parent, name, v)
-		c.emit(Event{Parent: parent, Name: name, Ino: ino})
 		a = v.Attr
 		return nil
 	})
@@ -206,7 +209,8 @@ func (s *Store) remove(ctx context.Context, op string, parent Ino, name string, 
 	if d, ok, err := s.lookupEntry(parent, name, false); err == nil && ok {
 		touch = append(touch, d.ino)
 	}
-	return s.changeFreeing(ctx, op, touch, func(c *change) error {
+	drop := s.davLockRoot(ctx, parent, name)
+	err := s.changeFreeing(ctx, op, touch, func(c *change) error {
 		dir, err := c.view(parent)
 		if err != nil {
 			return err
@@ -232,6 +236,36 @@ func (s *Store) remove(ctx context.Context, op string, parent Ino, name string, 
 		}
 		return fn(c, v)
 	})
+	if err == nil {
+		s.dropDAVLocks(drop)
+	}
+	return err
+}
+
+// davLockRoot returns the path whose WebDAV locks end when name in parent goes,
+// "" if there can be none or if it is for the caller to end them, which has no
+// Origin.
+func (s *Store) davLockRoot(ctx context.Context, parent Ino, name string) string {
+	if originOf(ctx) == 0 || s.davLocks.Len() == 0 {
+		return ""
+	}
+	dir, err := s.pathOf(parent)
+	if err != nil {
+		return "" // it is on its way out itself
+	}
+	return path.Join(dir, name)
+}
+
+// dropDAVLocks ends the WebDAV locks of a tree that is gone (RFC 4918 sections
+// 6.1 and 9.6). The change is made already: a lock table that refuses is for the
+// log, and for the locks' timeout.
+func (s *Store) dropDAVLocks(root string) {
+	if root == "" {
+		return
+	}
+	if err := s.davLocks.DropUnder(root); err != nil {
+		s.log.Warn("locks of a removed tree remain", "path", root, "err", err)
+	}
 }
 
 // removeEntry removes an entry whatever it names.
@@ -251,8 +285,7 @@ func (c *change) unlink(parent Ino, name string, ino Ino) error {
 	if _, err := c.editDir(parent); err != nil {
 		return err
 	}
-	c.clearEntry(parent, name)
-	c.emit(Event{Parent: parent, Name: name, Ino: ino, Removed: true})
+	c.clearEntry(parent, name, ino)
 	return c.dropLink(parent, name, ino)
 }
 
@@ -271,7 +304,7 @@ func (c *change) dropLink(parent Ino, name string, ino Ino) error {
 	if err != nil {
 		return err
 	}
-	if h.node.opens.Load() > 0 {
+	if h.node.kept() {
 		c.put(inoKey(keyOrphan, ino), []byte{})
 		return nil
 	}
@@ -344,9 +377,8 @@ func (c *change) rmdir(parent Ino, name string, ino Ino) error {
 		return err
 	}
 	dir.Nlink--
-	c.clearEntry(parent, name)
-	c.emit(Event{Parent: parent, Name: name, Ino: ino, Removed: true})
-	if h.node.opens.Load() > 0 {
+	c.clearEntry(parent, name, ino)
+	if h.node.kept() {
 		h.next.Nlink, h.next.parent, h.next.name = 0, 0, ""
 		c.put(inoKey(keyOrphan, ino), []byte{})
 		return nil
@@ -374,6 +406,9 @@ func (c *change) detach(parent Ino, name string, ino Ino) error {
 	if err := c.s.poisonedBelow(ino); err != nil {
 		return err
 	}
+	if err := c.unlockedBelow(ino); err != nil {
+		return err
+	}
 	dir, err := c.editDir(parent)
 	if err != nil {
 		return err
@@ -384,10 +419,9 @@ func (c *change) detach(parent Ino, name string, ino Ino) error {
 	}
 	dir.Nlink--
 	v.Nlink, v.parent, v.name = 0, 0, ""
-	c.clearEntry(parent, name)
+	c.clearEntry(parent, name, ino)
 	c.put(inoKey(keyOrphan, ino), []byte{})
 	c.orphans = true
-	c.emit(Event{Parent: parent, Name: name, Ino: ino, Removed: true})
 	return nil
 }
 
@@ -409,6 +443,9 @@ func (c *change) dropContent(v *inode) {
 		if !v.content.sealed {
 			c.delete(inoKey(keyUnsealed, v.Ino))
 		}
+		if v.content.fresh {
+			c.delete(inoKey(keyInline, v.Ino)) // its base
+		}
 	}
 	v.content = content{}
 }
@@ -428,8 +465,8 @@ func (c *change) setContent(v *inode, size int64, data []byte, id blob.ID) {
 		c.put(inoKey(keyInline, v.Ino), data)
 	}
 	c.bytes += size - v.Size
-	v.Size = size
-	v.Version++
+	v.Size, v.Sparse = size, false
+	v.Version = c.s.nextVersion(v.Version)
 	v.Mtime = c.now
 }
 

@@ -22,6 +22,8 @@ type node struct {
 	// or the handle sees the unlink.
 	opens   atomic.Int32
 	writers atomic.Int32 // those of them that may write
+	pins    atomic.Int32 // counted like opens
+	body    atomic.Pointer[body]
 
 	// Protected by the shard's mu.
 	refs       int
@@ -30,6 +32,10 @@ type node struct {
 	loading chan struct{} // closed once guard and err are set
 	err     error         // why loading failed
 }
+
+// kept reports whether the inode has to stay when it loses its last name. The
+// caller holds its lock for writing.
+func (n *node) kept() bool { return n.opens.Load()+n.pins.Load() > 0 }
 
 const nodeShards = 64
 
@@ -72,34 +78,45 @@ func (c *nodeCache) shard(ino Ino) *nodeShard {
 // that does not exist.
 func (c *nodeCache) acquire(ino Ino) (*node, error) {
 	sh := c.shard(ino)
-	sh.mu.Lock()
-	n := sh.nodes[ino]
-	if n != nil {
+	for {
+		sh.mu.Lock()
+		n := sh.nodes[ino]
+		if n == nil {
+			break
+		}
 		sh.use(n)
 		sh.mu.Unlock()
-		if err := n.wait(); err != nil {
-			c.release(n)
+		err := n.wait()
+		if err == nil {
+			return n, nil
+		}
+		c.release(n)
+		if !errors.Is(err, errUnborn) {
 			return nil, err
 		}
-		return n, nil
 	}
-	n = &node{ino: ino, refs: 1, loading: make(chan struct{})}
+	n := &node{ino: ino, refs: 1, loading: make(chan struct{})}
 	sh.nodes[ino] = n
 	sh.mu.Unlock()
 
 	c.load(n)
 	if n.err != nil {
-		c.release(n)
 		return nil, n.err
 	}
 	return n, nil
 }
 
-// load reads n's record and wakes those who wait for it. The deferred close
-// keeps a panicking engine from leaving them waiting for ever.
+// load reads n's record and wakes those who wait for it. A node that cannot be
+// loaded, also because the engine panicked, leaves the cache at once: the next
+// who asks for it tries again.
 func (c *nodeCache) load(n *node) {
 	n.err = errLoad
-	defer close(n.loading)
+	defer func() {
+		if n.err != nil {
+			c.forget(n)
+		}
+		close(n.loading)
+	}()
 	v, err := readInode(c.engine, n.ino)
 	if n.err = err; err == nil {
 		n.guard = poison.NewIn(c.family, uint64(n.ino), v)
@@ -138,19 +155,86 @@ func (c *nodeCache) peek(ino Ino) *node {
 	return n
 }
 
-// insert adds a node for an inode that was just created, if there is none.
-func (c *nodeCache) insert(v inode) {
-	n := &node{ino: v.Ino, guard: poison.NewIn(c.family, uint64(v.Ino), v), loading: closedChan}
-	sh := c.shard(v.Ino)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.nodes[v.Ino] == nil {
-		sh.nodes[v.Ino] = n
-		sh.park(n, c.limit)
+// reserve adds nodes for inodes that are about to be created, before the engine
+// has them. Whoever asks for one waits until born or abandon: otherwise it could
+// be loaded, changed and evicted before its creator has put it here, with the
+// attributes it was created with.
+//
+// ErrDamaged: one of them exists already.
+func (c *nodeCache) reserve(created []inode) ([]*node, error) {
+	if len(created) == 0 {
+		return nil, nil
+	}
+	loading := make(chan struct{})
+	nodes := make([]*node, 0, len(created))
+	for i := range created {
+		n := &node{ino: created[i].Ino, refs: 1, loading: loading}
+		if err := c.add(n); err != nil {
+			c.abandon(nodes)
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+// add puts the node of a reservation into the cache.
+func (c *nodeCache) add(n *node) error {
+	sh := c.shard(n.ino)
+	for {
+		sh.mu.Lock()
+		other := sh.nodes[n.ino]
+		if other == nil {
+			sh.nodes[n.ino] = n
+			sh.mu.Unlock()
+			return nil
+		}
+		sh.mu.Unlock()
+		if other.wait() == nil { // else it has found out that there is no such inode, and leaves
+			return fmt.Errorf("%w: inode %d is to be created and exists", ErrDamaged, n.ino)
+		}
 	}
 }
 
-var closedChan = func() chan struct{} { ch := make(chan struct{}); close(ch); return ch }()
+// born ends a reservation: created is in the engine and can be seen.
+func (c *nodeCache) born(nodes []*node, created []inode) {
+	if len(nodes) == 0 {
+		return
+	}
+	for i, n := range nodes {
+		n.guard = poison.NewIn(c.family, uint64(n.ino), created[i])
+	}
+	close(nodes[0].loading)
+	for _, n := range nodes {
+		c.release(n)
+	}
+}
+
+// errUnborn says that the creation of an inode ended early: it is, or it is not,
+// in the engine.
+var errUnborn = errors.New("store: creating the inode did not finish")
+
+// abandon ends a reservation after which the engine has to be asked.
+func (c *nodeCache) abandon(nodes []*node) {
+	if len(nodes) == 0 || isClosed(nodes[0].loading) {
+		return
+	}
+	for _, n := range nodes {
+		n.guard, n.err = nil, errUnborn
+		c.forget(n)
+	}
+	close(nodes[0].loading)
+}
+
+// forget takes a node that could not be loaded out of the cache.
+func (c *nodeCache) forget(n *node) {
+	sh := c.shard(n.ino)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.nodes[n.ino] == n {
+		delete(sh.nodes, n.ino)
+	}
+}
 
 // release gives up one reference.
 func (c *nodeCache) release(n *node) {
@@ -158,10 +242,6 @@ func (c *nodeCache) release(n *node) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if n.refs--; n.refs > 0 {
-		return
-	}
-	if n.err != nil {
-		sh.forget(n)
 		return
 	}
 	sh.park(n, c.limit)
@@ -256,7 +336,7 @@ func (sh *nodeShard) use(n *node) {
 // is what a reset starts from.
 func (sh *nodeShard) park(n *node, limit int) {
 	if sh.nodes[n.ino] != n {
-		return // dropped, or replaced after a failed load
+		return // dropped, or never loaded
 	}
 	n.prev, n.next = &sh.idle, sh.idle.next
 	n.prev.next, n.next.prev = n, n
@@ -278,10 +358,4 @@ func (sh *nodeShard) unpark(n *node) {
 	n.prev.next, n.next.prev = n.next, n.prev
 	n.prev, n.next = nil, nil
 	sh.idles--
-}
-
-func (sh *nodeShard) forget(n *node) {
-	if sh.nodes[n.ino] == n {
-		delete(sh.nodes, n.ino)
-	}
 }

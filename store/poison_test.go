@@ -249,6 +249,22 @@ func matrixOps() []matrixOp {
 			func(s *store.Store) bool { return content(s, "/d/n", "new") }, append(uploadPoints, changePoints...), false},
 		{"put over", "/d/f", func(s *store.Store) error { return second(tryPut(s, "/d/f", []byte(big))) },
 			func(s *store.Store) bool { return content(s, "/d/f", big) }, append(uploadPoints, changePoints...), false},
+		{"put over open", "/d/f", func(s *store.Store) error {
+			h, err := s.Open(ctx, lookup(s, "/d/f").Ino, false)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			return second(tryPut(s, "/d/f", []byte(big)))
+		}, func(s *store.Store) bool { return content(s, "/d/f", big) }, append(uploadPoints, changePoints...), false},
+		{"tmpfile", "/d/f", func(s *store.Store) error {
+			_, h, err := s.Tmpfile(ctx, lookup(s, "/d").Ino, store.NewNode{})
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			return second(s.Link(ctx, h.Ino(), lookup(s, "/d").Ino, "n"))
+		}, func(s *store.Store) bool { return exists(s, "/d/n") }, []string{"alloc:reserve"}, false},
 		{"write inline", "/d/f", func(s *store.Store) error { return writeAt(s, "/d/f", "xx", 1) },
 			func(s *store.Store) bool { return content(s, "/d/f", "fxx") }, changePoints, false},
 		{"write blob", "/d/big", func(s *store.Store) error { return writeAt(s, "/d/big", "xx", 0) },
@@ -303,6 +319,12 @@ func matrixOps() []matrixOp {
 			l, err := s.DAVLocks().Covering(s.Now(), "/d/f")
 			return err == nil && len(l) == 1
 		}, []string{"davlock:append", "davlock:publish"}, false},
+		{"file lock", "/d/f", func(s *store.Store) error {
+			return s.FileLocks().Lock(ctx, lookup(s, "/d/f").Ino, fileLock(1, true), false)
+		}, func(s *store.Store) bool {
+			_, held, err := s.FileLocks().Conflict(lookup(s, "/d/f").Ino, fileLock(2, false))
+			return err == nil && held
+		}, []string{"filelock:change"}, false},
 	}
 }
 
@@ -457,6 +479,11 @@ func readsAreMarked(t *testing.T, s *store.Store, l store.LockStatus) {
 			t.Errorf("a poisoned lock table was read: %v", err)
 		}
 		return
+	case l.Name == "file-locks":
+		if _, _, err := s.FileLocks().Conflict(lookup(s, "/d/f").Ino, fileLock(2, false)); !errors.Is(err, store.ErrPoisoned) {
+			t.Errorf("a poisoned lock table was read: %v", err)
+		}
+		return
 	default:
 		return
 	}
@@ -474,8 +501,8 @@ func TestResetReportsAndHistory(t *testing.T) {
 	}
 	defer h.Close()
 	arm(t, s, "/f", "change:appended", "panic")
-	_, err = tryPut(s, "/f", []byte("newer"))
-	wantErr(t, "put", err, store.ErrPoisoned)
+	_, err = h.WriteAt(ctx, []byte("newer"), 0)
+	wantErr(t, "write", err, store.ErrPoisoned)
 	if got := get(t, s, "/f"); string(got) != "newer" {
 		t.Errorf("recovered content %q, want the engine's", got)
 	}

@@ -54,11 +54,12 @@ func (s *Store) readNode(ctx context.Context, op string, n *node, fn func(*inode
 
 // GetAttr returns the attributes of an inode. The error matches ErrStale.
 func (s *Store) GetAttr(ctx context.Context, ino Ino) (a Attr, err error) {
-	err = s.read(ctx, "get_attr", ino, func(v *inode) error {
-		a = v.Attr
-		return nil
-	})
-	return a, err
+	n, err := s.nodes.acquire(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	defer s.nodes.release(n)
+	return s.attrOf(ctx, n)
 }
 
 // GetParent returns the parent of a directory, the root's being the root. Of a
@@ -221,10 +222,8 @@ func (w *plusWalk) fill() error {
 			w.cold = append(w.cold, i)
 			continue
 		}
-		err := w.s.readNode(w.ctx, "get_attr", n, func(v *inode) error {
-			w.attrs[i] = v.Attr
-			return nil
-		})
+		var err error
+		w.attrs[i], err = w.s.attrOf(w.ctx, n)
 		w.s.nodes.release(n)
 		if err != nil && !errors.Is(err, ErrStale) {
 			return err

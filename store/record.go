@@ -24,6 +24,10 @@ type content struct {
 	// sealed: the blob has checksums for all of Size. A blob that is written
 	// in place is unsealed first, durably, and sealed again once idle.
 	sealed bool
+	// fresh: the blob was never synced, so a power cut may take it away. If the
+	// file had inline content before, that record, the base, is still there: it
+	// is what a restart falls back to. Implies not sealed.
+	fresh bool
 }
 
 // inode is the value behind an inode's lock. It is copied as a whole: an
@@ -45,6 +49,8 @@ func (n *inode) gone() bool { return n.Mode == 0 }
 const (
 	flagXattrs = 1 << iota
 	flagSealed
+	flagFresh
+	flagSparse
 )
 
 const inodeRecordVersion = 1
@@ -54,11 +60,15 @@ var errShortRecord = errors.New("record is cut short")
 // appendInode appends ino's record to b.
 func appendInode(b []byte, n *inode) []byte {
 	var flags uint64
-	if n.HasXattrs {
-		flags |= flagXattrs
-	}
-	if n.content.sealed {
-		flags |= flagSealed
+	for _, f := range [...]struct {
+		set bool
+		bit uint64
+	}{
+		{n.HasXattrs, flagXattrs}, {n.content.sealed, flagSealed}, {n.content.fresh, flagFresh}, {n.Sparse, flagSparse},
+	} {
+		if f.set {
+			flags |= f.bit
+		}
 	}
 	b = append(b, inodeRecordVersion, byte(n.content.kind))
 	for _, v := range [...]uint64{
@@ -123,12 +133,12 @@ func (n *inode) decode(ino Ino, b []byte) error {
 		Ino: ino, Gen: f[1], Mode: uint32(f[2]), Nlink: uint32(f[3]), UID: uint32(f[4]), GID: uint32(f[5]), Rdev: uint32(f[6]),
 		Size: int64(f[7]), Change: f[8], Version: f[9],
 		Atime: times[0], Mtime: times[1], Ctime: times[2], Btime: times[3],
-		HasXattrs: f[0]&flagXattrs != 0,
+		HasXattrs: f[0]&flagXattrs != 0, Sparse: f[0]&flagSparse != 0,
 	}
 	if n.Size < 0 {
 		return fail(errors.New("size is negative"))
 	}
-	n.content = content{kind: kind, blob: id, sealed: f[0]&flagSealed != 0}
+	n.content = content{kind: kind, blob: id, sealed: f[0]&flagSealed != 0, fresh: f[0]&flagFresh != 0}
 	n.parent = Ino(f[10])
 	return nil
 }

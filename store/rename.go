@@ -37,41 +37,62 @@ func (s *Store) Rename(ctx context.Context, oldParent Ino, oldName string, newPa
 	if o.Exchange && (o.NoReplace || o.ReplaceTree) {
 		return false, fmt.Errorf("%w: an exchange has no other option", fs.ErrInvalid)
 	}
-	touch := []Ino{oldParent, newParent}
-	src, ok, err := s.lookupEntry(oldParent, oldName, false)
+	r := renaming{oldParent: oldParent, newParent: newParent, oldName: oldName, newName: newName, o: o}
+	touch, err := s.prepareRename(ctx, &r)
 	if err != nil {
 		return false, err
+	}
+	drop := s.davLockRoot(ctx, oldParent, oldName)
+	for {
+		replaced, err = s.rename(ctx, touch, &r)
+		if !errors.Is(err, errTreeUnlocked) {
+			break
+		}
+		r.tree = true
+	}
+	if err == nil && r.moved {
+		s.dropDAVLocks(drop)
+	}
+	return replaced, err
+}
+
+// prepareRename returns the inodes that the names mean now. Which they mean is
+// certain only under their locks, and the tree is locked before them: so r.tree
+// is a guess, and run says if it was wrong.
+//
+// Where a name is about to change from one file to another, what was written to
+// the other is made durable first: programs replace files like that without
+// fsync(2), and after a power cut the name would mean an empty or a torn file.
+func (s *Store) prepareRename(ctx context.Context, r *renaming) (touch []Ino, err error) {
+	touch = []Ino{r.oldParent, r.newParent}
+	src, ok, err := s.lookupEntry(r.oldParent, r.oldName, false)
+	if err != nil {
+		return nil, err
 	}
 	if ok {
 		touch = append(touch, src.ino)
 	}
-	if dst, ok, err := s.lookupEntry(newParent, newName, false); err == nil && ok {
+	dst, exists, err := s.lookupEntry(r.newParent, r.newName, false)
+	if err == nil && exists {
 		touch = append(touch, dst.ino)
 	}
-	// Which inode the names mean is certain only under their locks, and the tree
-	// is locked before them: so this is a guess, and run says if it was wrong.
-	tree := oldParent != newParent && src.typ == ModeDir
-	for {
-		replaced, err = s.rename(ctx, touch, renaming{
-			oldParent: oldParent, newParent: newParent, oldName: oldName, newName: newName, o: o, tree: tree,
-		})
-		if !errors.Is(err, errTreeUnlocked) {
-			return replaced, err
-		}
-		tree = true
+	r.tree = r.oldParent != r.newParent && src.typ == ModeDir
+	if ok && exists && src.ino != dst.ino && src.typ == ModeRegular && !r.o.Exchange && !r.o.NoReplace {
+		return touch, ignore(s.syncContent(ctx, src.ino), ErrStale)
 	}
+	return touch, nil
 }
 
 // errTreeUnlocked says that a directory moves to another one and renameMu is not held.
 var errTreeUnlocked = errors.New("a directory moves and the tree is not locked")
 
-func (s *Store) rename(ctx context.Context, touch []Ino, r renaming) (replaced bool, err error) {
+func (s *Store) rename(ctx context.Context, touch []Ino, r *renaming) (replaced bool, err error) {
 	if r.tree {
 		s.renameMu.Lock()
 		defer s.renameMu.Unlock()
 	}
 	err = s.change(ctx, "rename", touch, func(c *change) error {
-		r.c = c
+		r.c, r.moved = c, false
 		replaced, err = r.run()
 		return err
 	})
@@ -85,6 +106,7 @@ type renaming struct {
 	oldName, newName     string
 	o                    RenameOptions
 	tree                 bool // renameMu is held
+	moved                bool // the old name means something else now
 }
 
 func (r *renaming) run() (replaced bool, err error) {
@@ -131,6 +153,7 @@ func (r *renaming) run() (replaced bool, err error) {
 	if err := r.outsideItself(src, r.newParent); err != nil {
 		return false, err
 	}
+	r.moved = true
 	if r.o.Exchange {
 		return true, r.exchange(src, dst)
 	}
@@ -243,9 +266,8 @@ func (r *renaming) move(ino Ino) error {
 	if !r.o.Mtime.IsZero() {
 		v.Mtime = r.o.Mtime.UnixNano()
 	}
-	c.clearEntry(r.oldParent, r.oldName)
+	c.clearEntry(r.oldParent, r.oldName, ino)
 	r.rename(v, r.oldParent, r.oldName, r.newParent, r.newName)
-	c.emit(Event{Parent: r.oldParent, Name: r.oldName, Ino: ino, Removed: true})
 	return nil
 }
 
@@ -259,7 +281,6 @@ func (r *renaming) rename(v *inode, oldParent Ino, oldName string, newParent Ino
 		c.put(linkKey(v.Ino, newParent, newName), []byte{})
 	}
 	c.setEntry(newParent, newName, v)
-	c.emit(Event{Parent: newParent, Name: newName, Ino: v.Ino})
 }
 
 // exchange lets the two entries change places.

@@ -46,9 +46,10 @@ func (s *Store) ResetLock(ctx context.Context, name string, wantGen uint64, dryR
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) {
 		return nil, err
 	}
+	s.counters.countReset(r, resetSource(ctx), err)
 	if err == nil && !dryRun {
-		s.history.add(HistoryEntry{Kind: "reset", Lock: name, Gen: wantGen, Path: r.Path, At: s.now(), Report: r})
-		s.log.Warn("lock reset", "lock", name, "gen", wantGen, "path", r.Path,
+		s.history.add(HistoryEntry{Kind: "reset", Lock: name, Gen: wantGen, Path: r.Path, Source: resetSource(ctx), At: s.now(), Report: r})
+		s.log.Warn("lock reset", "lock", name, "gen", wantGen, "path", r.Path, "source", resetSource(ctx),
 			"reloaded", len(r.Reloaded), "repaired", len(r.Repaired))
 	}
 	return r, err
@@ -66,6 +67,8 @@ func (s *Store) reset(ctx context.Context, r *ResetReport) error {
 			return a, err
 		})
 	case lockUsage:
+		s.usageMu.Lock() // waits for changes that are about to count
+		defer s.usageMu.Unlock()
 		return s.usage.Reset(r.Gen, o, func(old *usage) (usage, error) {
 			u, err := loadUsage(s.engine)
 			if err == nil && u != *old {
@@ -77,6 +80,10 @@ func (s *Store) reset(ctx context.Context, r *ResetReport) error {
 	case lockDAVLocks:
 		kept, reloaded, err := s.davLocks.reset(r.Gen, r.DryRun)
 		r.Kept, r.Reloaded = append(r.Kept, kept...), append(r.Reloaded, reloaded...)
+		return err
+	case lockFileLocks:
+		kept, dropped, err := s.fileLocks.reset(r.Gen, o)
+		r.Kept, r.Repaired = append(r.Kept, kept...), append(r.Repaired, dropped...)
 		return err
 	}
 	ino, ok := inoOfLock(r.Lock)
@@ -100,6 +107,8 @@ func (s *Store) resetInode(ctx context.Context, ino Ino, r *ResetReport, o poiso
 	err := n.guard.Reset(r.Gen, o, func(old *inode) (inode, error) { return b.run(ctx, old) })
 	if err == nil && !r.DryRun {
 		s.collector.wake() // it passes by what is poisoned
+		n.share().failed() // what died may have left a tail
+		s.sealer.enqueue(ino, sealRequest{due: time.Now()})
 	}
 	return err
 }
@@ -129,6 +138,9 @@ func (b *rebuild) run(ctx context.Context, old *inode) (inode, error) {
 	}
 	if opens := b.n.opens.Load(); opens > 0 {
 		r.Kept = append(r.Kept, fmt.Sprintf("%d open handles", opens))
+	}
+	if pins := b.n.pins.Load(); pins > 0 {
+		r.Kept = append(r.Kept, fmt.Sprintf("%d pins", pins))
 	}
 	if err := ctx.Err(); err != nil {
 		return inode{}, err
@@ -197,7 +209,7 @@ func (b *rebuild) repairLinks(v *inode) error {
 // promised to be something else.
 func (b *rebuild) newVersion(v *inode) error {
 	b.r.Repaired = append(b.r.Repaired, "the content was being written in place: it has a new version")
-	v.Version++
+	v.Version = b.s.nextVersion(v.Version)
 	return b.save(v)
 }
 

@@ -73,8 +73,8 @@ const changeCost = 4 << 10
 
 // ReadOnly returns nil while changes are accepted, and otherwise an error that
 // matches ErrReadOnly and says why they are not: the engine could not write or
-// sync, or content could not be synced. Only a restart, once the cause is gone,
-// ends it.
+// sync, content could not be synced, or Options.ReadOnly asks for it. Only a
+// restart, once the cause is gone, ends it.
 func (s *Store) ReadOnly() error {
 	if err := s.failure.Load(); err != nil {
 		return *err

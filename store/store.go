@@ -34,6 +34,13 @@ type Options struct {
 	// and 131,072.
 	Nodes   int
 	Dirents int
+
+	// Watch says when a lock is stuck, and who is told. Its zero value is the
+	// default.
+	Watch poison.WatchOptions
+	// ReadOnly, if it is not nil, is why every change is refused, as if the disk
+	// had failed: to have a look at a store that must not be changed.
+	ReadOnly error
 }
 
 // Names and ranks of the locks. Ranks are the lock order: see the package comment.
@@ -50,22 +57,30 @@ const (
 // Store is an open file tree. All methods are safe for concurrent use.
 type Store struct {
 	// Immutable after Open.
-	engine    meta.Engine
-	blobs     blob.Backend
-	log       *slog.Logger
-	now       func() time.Time
-	inline    int64
-	gen       uint64
-	poisonGen uint64 // the generations of poison up to here are reserved in the engine
-	registry  *poison.Registry
-	inodes    *poison.Family
-	nodes     *nodeCache
-	dirents   *direntCache
-	open      *blobCache
-	space     *spaceGuard
-	alloc     *poison.Guarded[allocator]
-	usage     *poison.Guarded[usage]
-	davLocks  *LockTable
+	engine meta.Engine
+	blobs  blob.Backend
+	log    *slog.Logger
+	now    func() time.Time
+	inline int64
+	gen    uint64
+	// firstVersion is what the versions of this run begin with, see beginRun.
+	firstVersion uint64
+	poisonGen    uint64 // the generations of poison up to here are reserved in the engine
+	registry     *poison.Registry
+	inodes       *poison.Family
+	nodes        *nodeCache
+	dirents      *direntCache
+	open         *blobCache
+	space        *spaceGuard
+	alloc        *poison.Guarded[allocator]
+	usage        *poison.Guarded[usage]
+	davLocks     *LockTable
+	fileLocks    *FileLocks
+
+	// usageMu is held for reading from before a batch that counts until usage
+	// has its figures, and for writing while usage is loaded again. It guards no
+	// data and is taken after any inode and before usage.
+	usageMu sync.RWMutex
 
 	// renameMu is held while a directory moves to another directory, so that
 	// nobody's ancestors change while it is checked that the directory does not
@@ -73,9 +88,13 @@ type Store struct {
 	renameMu sync.Mutex
 
 	faults     faults
+	counters   counters
 	events     hub
 	history    *history
 	collector  *collector
+	sealer     *sealer
+	damages    damages
+	flusher    *flusher
 	garbageSeq atomic.Uint64
 	failure    atomic.Pointer[error]
 	closed     atomic.Bool
@@ -95,7 +114,7 @@ const formatVersion = 1
 func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s := &Store{
 		engine: o.Meta, blobs: o.Blobs, log: o.Logger, now: o.Now,
-		inline: int64(o.Inline),
+		inline: int64(o.Inline), flusher: newFlusher(),
 	}
 	defer func() {
 		if err != nil {
@@ -135,16 +154,27 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		},
 	})
 	s.nodes.family = s.inodes
+	if err := s.beginRun(); err != nil {
+		return nil, err
+	}
+	s.sealer = newSealer(s)
+	if err := s.rebuildUnsealed(); err != nil {
+		return nil, err
+	}
 	if err := s.newDomains(); err != nil {
 		return nil, err
 	}
 	if s.davLocks, err = newLockTable(s.registry, s.engine, s.log, s.lockFault); err != nil {
 		return nil, err
 	}
+	s.fileLocks = newFileLocks(s)
 	if err := s.initRoot(); err != nil {
 		return nil, err
 	}
-	return s, s.start()
+	if o.ReadOnly != nil {
+		s.fail("from the start", o.ReadOnly)
+	}
+	return s, s.start(o)
 }
 
 func orDefault(v, def int) int {
@@ -228,7 +258,7 @@ func (s *Store) initRoot() error {
 }
 
 // start begins the background work.
-func (s *Store) start() error {
+func (s *Store) start(o Options) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	var err error
@@ -238,7 +268,9 @@ func (s *Store) start() error {
 	s.registry.OnTransition(s.history.record)
 	s.collector = newCollector(s)
 	s.goSafe("collector", func() { s.collector.run(ctx) })
-	s.goSafe("watchdog", func() { s.registry.Watch(ctx, poison.WatchOptions{}) })
+	s.goSafe("sealer", func() { s.sealer.run(ctx) })
+	s.goSafe("flusher", func() { s.flush(ctx) })
+	s.goSafe("watchdog", func() { s.registry.Watch(ctx, o.Watch) })
 	return nil
 }
 
@@ -269,11 +301,20 @@ func (s *Store) Close() error {
 // Sync returns nil once every change that was visible before the call is
 // durable: it survives a power cut. Concurrent calls share one fsync. On an
 // error the store is read-only.
+//
+// For a ctx without an Origin it also waits, at most 100 ms, until the observers
+// have dealt with those changes: a client that is answered after Sync then sees
+// them through a mount. An adapter that observes calls with its Origin and never
+// waits for itself.
 func (s *Store) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.engineError(s.engine.Sync())
+	err := s.engineError(s.engine.Sync())
+	if err == nil && originOf(ctx) == 0 {
+		s.settle(ctx)
+	}
+	return err
 }
 
 // Registry returns the registry of the store's locks.

@@ -587,7 +587,7 @@ func TestXattrs(t *testing.T) {
 	wantErr(t, "create existing", s.SetXattr(ctx, a.Ino, "user.a", nil, store.XattrCreate), fs.ErrExist)
 	wantErr(t, "too big", s.SetXattr(ctx, a.Ino, "user.b", make([]byte, store.MaxXattrValue+1), 0), store.ErrTooBig)
 	wantErr(t, "remove missing", s.RemoveXattr(ctx, a.Ino, "user.b"), store.ErrNoXattr)
-	if _, err := s.PatchXattrs(ctx, a.Ino, map[string][]byte{"user.a": nil, "user.b": {}, "user.c": []byte("3")}, store.SetAttr{}); err != nil {
+	if _, err := s.PatchXattrs(ctx, a.Ino, map[string][]byte{"user.a": nil, "user.b": {}, "user.c": []byte("3")}, store.SetAttr{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := s.Xattrs(ctx, a.Ino)

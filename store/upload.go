@@ -203,12 +203,14 @@ type CommitOptions struct {
 }
 
 // Commit swaps the content in as one change and reports whether it created the
-// file. An existing file keeps its inode, names, mode, owner and extended
-// attributes; whoever reads its old content finishes on that. The content is
-// durable before the change is made; the change is durable after Store.Sync.
+// file. An existing file keeps its names, mode, owner and extended attributes,
+// and its inode unless a handle of it is open: then an inode with the new content
+// takes its place under all of its names, and the handles keep the old one.
+// Whoever reads its old content finishes on that. The content is durable before
+// the change is made; the change is durable after Store.Sync.
 //
 // The error matches io.ErrUnexpectedEOF if fewer bytes came than announced,
-// ErrIsDir, fs.ErrNotExist if the parent is gone, or is Cond's. On any error
+// ErrIsDir, fs.ErrNotExist if the parent is gone, ErrLocked, or is Cond's. On any error
 // nothing has changed, unless it matches ErrPoisoned or ErrPanic: then the
 // outcome is unknown.
 func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created bool, err error) {
@@ -235,7 +237,7 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 		}
 		created = !exists
 		if exists {
-			a, err = u.overwrite(c, d.ino, o)
+			a, err = u.overwrite(c, d.ino, &fresh, o)
 			return err
 		}
 		if _, err := c.editDir(u.parent); err != nil { // locks it, so that the name stays free
@@ -280,8 +282,9 @@ func (u *Upload) syncBlob() error {
 	return nil
 }
 
-// overwrite replaces the content of the file ino.
-func (u *Upload) overwrite(c *change, ino Ino, o CommitOptions) (Attr, error) {
+// overwrite replaces the content of the file ino. fresh is the number of an inode
+// that it may have to make; 0: none was allocated yet.
+func (u *Upload) overwrite(c *change, ino Ino, fresh *Ino, o CommitOptions) (Attr, error) {
 	v, err := c.view(ino)
 	if err != nil {
 		return Attr{}, err
@@ -297,11 +300,17 @@ func (u *Upload) overwrite(c *change, ino Ino, o CommitOptions) (Attr, error) {
 			return Attr{}, err
 		}
 	}
+	h, err := c.lookHeld(ino)
+	if err != nil {
+		return Attr{}, err
+	}
+	if h.node.opens.Load() > 0 {
+		return u.supplant(c, ino, fresh, o)
+	}
 	if v, err = c.edit(ino); err != nil {
 		return Attr{}, err
 	}
 	u.fill(c, v, o)
-	c.emit(Event{Parent: u.parent, Name: u.name, Ino: ino, Content: true})
 	return v.Attr, nil
 }
 
@@ -312,7 +321,7 @@ func (u *Upload) create(c *change, ino Ino, o CommitOptions) (Attr, error) {
 		return Attr{}, err
 	}
 	u.fill(c, v, o)
-	v.Version = 1
+	v.Version = c.s.nextVersion(0)
 	return v.Attr, nil
 }
 

@@ -30,6 +30,48 @@ func checkXattr(name string, value []byte) error {
 	return nil
 }
 
+func checkXattrs(attrs map[string][]byte) error {
+	names := 0
+	for name, value := range attrs {
+		if err := checkXattr(name, value); err != nil {
+			return err
+		}
+		names += len(name) + 1
+	}
+	if names > MaxXattrNames {
+		return ErrXattrSpace
+	}
+	return nil
+}
+
+// xattrRoom returns ErrXattrSpace if the inode, whose lock is held, cannot have
+// what set adds to its extended attributes.
+func (s *Store) xattrRoom(ino Ino, set map[string][]byte) error {
+	names := 0
+	for name, value := range set {
+		if value != nil {
+			names += len(name) + 1
+		}
+	}
+	if names == 0 {
+		return nil
+	}
+	prefix := inoKey(keyXattr, ino)
+	err := s.engine.Scan(prefix, prefixEnd(prefix), func(key, _ []byte) bool {
+		if _, ok := set[string(key[9:])]; !ok { // else it is counted, or about to go
+			names += len(key[9:]) + 1
+		}
+		return names <= MaxXattrNames
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("extended attributes of inode %d: %w", ino, err)
+	case names > MaxXattrNames:
+		return ErrXattrSpace
+	}
+	return nil
+}
+
 // GetXattr returns the value of an extended attribute. The error matches
 // ErrNoXattr if the inode has none of that name.
 func (s *Store) GetXattr(ctx context.Context, ino Ino, name string) (value []byte, err error) {
@@ -73,59 +115,80 @@ func (s *Store) readXattrs(ino Ino) (map[string][]byte, error) {
 }
 
 // SetXattr sets an extended attribute (setxattr(2)). The error matches
-// fs.ErrExist, ErrNoXattr, ErrTooBig or ErrNameTooLong.
+// fs.ErrExist, ErrNoXattr, ErrTooBig, ErrNameTooLong, or ErrXattrSpace.
 func (s *Store) SetXattr(ctx context.Context, ino Ino, name string, value []byte, flags XattrFlags) error {
 	if err := checkXattr(name, value); err != nil {
 		return err
 	}
 	return s.change(ctx, "set_xattr", []Ino{ino}, func(c *change) error {
-		if flags != 0 {
-			_, err := s.engine.Get(xattrKey(ino, name))
-			switch {
-			case err == nil && flags&XattrCreate != 0:
-				return fs.ErrExist
-			case errors.Is(err, meta.ErrNotFound):
-				if flags&XattrReplace != 0 {
-					return ErrNoXattr
-				}
-			case err != nil:
-				return fmt.Errorf("extended attribute of inode %d: %w", ino, err)
+		v, err := c.view(ino)
+		if err != nil {
+			return err
+		}
+		exists := v.HasXattrs
+		if exists {
+			if exists, err = s.hasXattr(ino, name); err != nil {
+				return err
 			}
 		}
-		v, err := c.edit(ino)
-		if err != nil {
+		switch {
+		case exists && flags&XattrCreate != 0:
+			return fs.ErrExist
+		case !exists && flags&XattrReplace != 0:
+			return ErrNoXattr
+		case !exists && v.HasXattrs:
+			if err := s.xattrRoom(ino, map[string][]byte{name: {}}); err != nil {
+				return err
+			}
+		}
+		if v, err = c.edit(ino); err != nil {
 			return err
 		}
 		v.HasXattrs = true
 		c.put(xattrKey(ino, name), notNil(value))
-		c.emit(Event{Ino: ino})
 		return nil
 	})
+}
+
+// hasXattr reports whether the inode, whose lock is held, has the attribute.
+func (s *Store) hasXattr(ino Ino, name string) (bool, error) {
+	_, err := s.engine.Get(xattrKey(ino, name))
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return false, fmt.Errorf("extended attribute of inode %d: %w", ino, err)
+	}
+	return err == nil, nil
 }
 
 // RemoveXattr removes an extended attribute. The error matches ErrNoXattr.
 func (s *Store) RemoveXattr(ctx context.Context, ino Ino, name string) error {
 	return s.changeFreeing(ctx, "remove_xattr", []Ino{ino}, func(c *change) error {
-		_, err := s.engine.Get(xattrKey(ino, name))
-		if errors.Is(err, meta.ErrNotFound) {
-			return ErrNoXattr
-		}
+		v, err := c.view(ino)
 		if err != nil {
-			return fmt.Errorf("extended attribute of inode %d: %w", ino, err)
+			return err
+		}
+		exists := v.HasXattrs
+		if exists {
+			exists, err = s.hasXattr(ino, name)
+		}
+		switch {
+		case err != nil:
+			return err
+		case !exists:
+			return ErrNoXattr
 		}
 		if _, err := c.edit(ino); err != nil {
 			return err
 		}
 		c.delete(xattrKey(ino, name))
-		c.emit(Event{Ino: ino})
 		return nil
 	})
 }
 
 // PatchXattrs sets the extended attributes of set, removes those whose value
-// is nil, and changes attributes like SetAttr, all in one batch. Removing one
-// that does not exist is no error. a.Size must be nil.
-func (s *Store) PatchXattrs(ctx context.Context, ino Ino, set map[string][]byte, a SetAttr) (attr Attr, err error) {
+// is nil, and changes attributes like SetAttr, all in one batch, if cond (nil:
+// none) allows it. Removing one that does not exist is no error. a.Size must be
+// nil. The error matches that of SetXattr, or is cond's.
+func (s *Store) PatchXattrs(ctx context.Context, ino Ino, set map[string][]byte, a SetAttr, cond Cond) (attr Attr, err error) {
 	if a.Size != nil {
 		return Attr{}, fmt.Errorf("%w: PatchXattrs does not change the size", fs.ErrInvalid)
 	}
@@ -135,8 +198,19 @@ func (s *Store) PatchXattrs(ctx context.Context, ino Ino, set map[string][]byte,
 		}
 	}
 	err = s.change(ctx, "patch_xattrs", []Ino{ino}, func(c *change) error {
-		v, err := c.edit(ino)
+		v, err := c.view(ino)
 		if err != nil {
+			return err
+		}
+		if cond != nil {
+			if err := cond(&v.Attr); err != nil {
+				return err
+			}
+		}
+		if err := s.xattrRoom(ino, set); err != nil {
+			return err
+		}
+		if v, err = c.edit(ino); err != nil {
 			return err
 		}
 		for name, value := range set {
@@ -147,51 +221,11 @@ func (s *Store) PatchXattrs(ctx context.Context, ino Ino, set map[string][]byte,
 			v.HasXattrs = true
 			c.put(xattrKey(ino, name), value)
 		}
-		a.apply(v)
-		c.emit(Event{Ino: ino})
-		attr = v.Attr
-		return nil
-	})
-	return attr, err
-}
-
-// SetAttr changes attributes (chmod(2), chown(2), utimensat(2), truncate(2)).
-// Whether the caller may is the caller's to know.
-func (s *Store) SetAttr(ctx context.Context, ino Ino, a SetAttr) (attr Attr, err error) {
-	if a.Size != nil {
-		return s.truncate(ctx, ino, a)
-	}
-	err = s.change(ctx, "set_attr", []Ino{ino}, func(c *change) error {
-		v, err := c.edit(ino)
-		if err != nil {
+		if err := c.setAttr(ino, &a); err != nil {
 			return err
 		}
-		a.apply(v)
-		c.emit(Event{Ino: ino})
 		attr = v.Attr
 		return nil
 	})
 	return attr, err
-}
-
-// apply changes v as a says, all but the size.
-func (a *SetAttr) apply(v *inode) {
-	if a.Mode != nil {
-		v.Mode = v.Mode&ModeType | *a.Mode&ModePerm
-	}
-	if a.UID != nil {
-		v.UID = *a.UID
-	}
-	if a.GID != nil {
-		v.GID = *a.GID
-	}
-	if a.Atime != nil {
-		v.Atime = a.Atime.UnixNano()
-	}
-	if a.Mtime != nil {
-		v.Mtime = a.Mtime.UnixNano()
-	}
-	if a.Btime != nil {
-		v.Btime = a.Btime.UnixNano()
-	}
 }

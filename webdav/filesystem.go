@@ -221,7 +221,7 @@ func (f *file) Patch(patches []webdav.Proppatch) ([]webdav.Propstat, error) {
 	}
 	plan := planPropPatch(ops)
 	if !plan.failed {
-		if _, err := f.h.store.PatchXattrs(f.ctx, f.attr.Ino, plan.attrs, plan.set); err != nil {
+		if _, err := f.h.store.PatchXattrs(f.ctx, f.attr.Ino, plan.attrs, plan.set, nil); err != nil {
 			return nil, pathError("proppatch", f.path, err)
 		}
 		if err := f.h.store.Sync(f.ctx); err != nil {

@@ -122,6 +122,9 @@ func (h *Handler) takeLock(w http.ResponseWriter, r *request, l store.DAVLock) e
 	if err := r.precheck(h.writeCond(r), t.cur); err != nil {
 		return err
 	}
+	if t.cur != nil && h.store.LockedByFile(t.cur.Ino) {
+		return &statusError{code: http.StatusLocked, condition: "no-conflicting-lock", hrefs: []string{h.href(t.real, false)}, err: store.ErrLocked}
+	}
 	l.Path = t.real
 	l, err = h.locks.Create(r.now, l)
 	var conflict *store.LockConflictError

@@ -133,7 +133,7 @@ func galleryBench(t *testing.T) *davBench {
 		"user.dav.{urn:x}torn":  []byte("<c>red"),
 		"user.other":            []byte("not a property"),
 	}
-	if _, err := b.st.PatchXattrs(context.Background(), f.Ino, attrs, store.SetAttr{}); err != nil {
+	if _, err := b.st.PatchXattrs(context.Background(), f.Ino, attrs, store.SetAttr{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.stamp(b.ino("/d"))

@@ -223,12 +223,13 @@ func (h *Handler) proppatch(w http.ResponseWriter, r *request) error {
 	if err := h.confirmPropPatch(r, ops, real); err != nil {
 		return err
 	}
-	if err := r.precheck(h.writeCond(r), &a); err != nil {
+	cond := h.writeCond(r)
+	if err := r.precheck(cond, &a); err != nil {
 		return err
 	}
 	plan := planPropPatch(ops)
 	if !plan.failed {
-		if _, err := h.store.PatchXattrs(r.ctx, a.Ino, plan.attrs, plan.set); err != nil {
+		if _, err := h.store.PatchXattrs(r.ctx, a.Ino, plan.attrs, plan.set, cond); err != nil {
 			return err
 		}
 		if err := h.sync(r); err != nil {

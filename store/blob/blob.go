@@ -9,7 +9,7 @@
 // reference, which the store finds through List.
 //
 // Nothing here assumes a local disk: what only a local file can do is offered by
-// the optional interfaces OSFiler and Sparse. Package blobtest holds the
+// the optional interfaces of File: OSFiler, Sparse and those that follow. Package blobtest holds the
 // conformance suite that every backend must pass.
 package blob
 
@@ -111,6 +111,39 @@ type Sparse interface {
 	// Allocated returns the bytes the blob takes on the disk. Bytes shared
 	// with a clone count in both.
 	Allocated() (int64, error)
+}
+
+// Stater is implemented by a File that knows when it was last written.
+type Stater interface {
+	// Stat returns the blob's figures, all of one instant.
+	Stat() (Stat, error)
+}
+
+// Stat describes an open blob. Times are nanoseconds since the Unix epoch, of the
+// backend's clock, which may tick slowly: two writes can have the same times.
+type Stat struct {
+	Size      int64
+	Allocated int64 // bytes on the disk, see Sparse
+	Mtime     int64 // of the last write, also of one that did not come through a File
+	Ctime     int64 // of the last change of any kind; nobody can set it
+}
+
+// Allocator is implemented by a File that can reserve space.
+type Allocator interface {
+	// Allocate reserves space for n bytes from off, so that writing there does
+	// not fail for want of it. Content and size stay as they are, also if the range
+	// lies beyond the end. A backend that cannot do it returns nil.
+	Allocate(off, n int64) error
+}
+
+// RangeCopier is implemented by a File that copies from another of its backend
+// without moving the bytes through this process, or without moving them at all.
+type RangeCopier interface {
+	// CopyRange copies up to n bytes at srcOff of src to dstOff, and returns
+	// how many: fewer at the end of src, or as many as is good for one call. The
+	// ranges must not overlap in one blob. errors.ErrUnsupported: not between
+	// these two.
+	CopyRange(dstOff int64, src File, srcOff, n int64) (int64, error)
 }
 
 // Writebacker is implemented by a File that can be told to begin writing to

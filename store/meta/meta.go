@@ -9,6 +9,8 @@
 // metatest holds the conformance suite that every engine must pass.
 package meta
 
+import "time"
+
 // Reader reads one state of the engine. All methods may be called by several
 // goroutines at once. A Reader that was handed to a function is valid only until
 // that function returns.
@@ -131,4 +133,19 @@ type Stats struct {
 	CompactionDebt int64 // bytes still to be compacted, an estimate
 	ReadAmp        int   // sorted runs a read may have to look at
 	WriteStalls    int64 // times writers had to wait for flushes or compactions
+
+	Fsyncs Latency // of the write-ahead log
+}
+
+// Latency is how long something took since Open.
+type Latency struct {
+	Count   uint64
+	Sum     time.Duration
+	Buckets []LatencyBucket // ascending; empty: not measured
+}
+
+// LatencyBucket counts what took at most Limit, with what is in the buckets below.
+type LatencyBucket struct {
+	Limit time.Duration
+	Count uint64
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +24,13 @@ type memBlob struct {
 	data, synced []byte
 	durable      bool // synced at least once
 	modTime      time.Time
+	changed      int64 // when, in nanoseconds
+}
+
+// touch notes a write, later than any before it. The caller holds mu.
+func (b *memBlob) touch() {
+	b.changed = max(b.changed+1, time.Now().UnixNano())
+	b.modTime = time.Unix(0, b.changed)
 }
 
 // NewMemBlobs returns an empty backend.
@@ -36,10 +45,44 @@ func (m *MemBlobs) PowerCut() *MemBlobs {
 	for id, b := range m.blobs {
 		if b.durable {
 			s := append([]byte(nil), b.synced...)
-			after.blobs[id] = &memBlob{data: s, synced: s, durable: true, modTime: b.modTime}
+			after.blobs[id] = &memBlob{data: s, synced: slices.Clone(s), durable: true, modTime: b.modTime, changed: b.changed}
 		}
 	}
 	return after
+}
+
+// TornPowerCut is PowerCut on a disk that was just writing: every page of what was
+// not synced has reached it or has not, and so has every size and name. No blob
+// changes while others runs, which is for the disks that lose power with this one.
+func (m *MemBlobs) TornPowerCut(rng *rand.Rand, others func()) *MemBlobs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	others()
+	after := NewMemBlobs()
+	for id, b := range m.blobs {
+		if b.durable || rng.IntN(2) == 0 {
+			s := b.torn(rng)
+			after.blobs[id] = &memBlob{data: s, synced: slices.Clone(s), durable: true, modTime: b.modTime, changed: b.changed}
+		}
+	}
+	return after
+}
+
+// torn returns a mixture of b's synced and its present content.
+func (b *memBlob) torn(rng *rand.Rand) []byte {
+	const page = 4096
+	size := len(b.data)
+	if rng.IntN(2) == 0 {
+		size = len(b.synced)
+	}
+	s := make([]byte, size)
+	copy(s, b.synced)
+	for off := 0; off < min(size, len(b.data)); off += page {
+		if rng.IntN(2) == 0 {
+			copy(s[off:min(off+page, size)], b.data[off:])
+		}
+	}
+	return s
 }
 
 // Len returns the number of blobs.
@@ -54,6 +97,15 @@ func (m *MemBlobs) Flip(id blob.ID, off int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.blobs[id].data[off] ^= 1
+}
+
+// Scribble writes p into a blob as a memory mapping that outlived its file does:
+// past the store.
+func (m *MemBlobs) Scribble(id blob.ID, p []byte, off int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	copy(m.blobs[id].data[off:], p)
+	m.blobs[id].touch()
 }
 
 // IDs returns the blobs' ids in no order.
@@ -74,7 +126,8 @@ func (m *MemBlobs) Create(id blob.ID) (blob.File, error) {
 	if m.blobs[id] != nil {
 		return nil, fmt.Errorf("create blob %s: %w", id, fs.ErrExist)
 	}
-	b := &memBlob{modTime: time.Now()}
+	b := &memBlob{}
+	b.touch()
 	m.blobs[id] = b
 	return &memFile{m: m, b: b, write: true}, nil
 }
@@ -163,6 +216,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	if !f.write {
 		return 0, fs.ErrPermission
 	}
+	f.b.touch()
 	if end := off + int64(len(p)); end > int64(len(f.b.data)) {
 		f.b.data = append(f.b.data, make([]byte, end-int64(len(f.b.data)))...)
 	}
@@ -172,6 +226,10 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 func (f *memFile) Truncate(size int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
+	if !f.write {
+		return fs.ErrPermission
+	}
+	f.b.touch()
 	if size <= int64(len(f.b.data)) {
 		f.b.data = append([]byte(nil), f.b.data[:size]...)
 	} else {
@@ -186,6 +244,14 @@ func (f *memFile) Size() (int64, error) {
 	return int64(len(f.b.data)), nil
 }
 
+// Stat implements blob.Stater.
+func (f *memFile) Stat() (blob.Stat, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	n := int64(len(f.b.data))
+	return blob.Stat{Size: n, Allocated: n, Mtime: f.b.modTime.UnixNano(), Ctime: f.b.changed}, nil
+}
+
 func (f *memFile) Sync() error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
@@ -196,4 +262,21 @@ func (f *memFile) Sync() error {
 
 func (f *memFile) Close() error { return nil }
 
-var _ blob.Backend = (*MemBlobs)(nil)
+var (
+	_ blob.Backend = (*MemBlobs)(nil)
+	_ blob.Stater  = (*memFile)(nil)
+)
+
+// Snapshot returns a copy of everything as it is, synced or not: what the death
+// of the process leaves.
+func (m *MemBlobs) Snapshot() *MemBlobs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	after := NewMemBlobs()
+	for id, b := range m.blobs {
+		c := *b
+		c.data, c.synced = slices.Clone(b.data), slices.Clone(b.synced)
+		after.blobs[id] = &c
+	}
+	return after
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -69,7 +70,7 @@ func copySparse(from, to *file) error {
 // is not supported.
 func copyRange(from, to *file, off, end int64) error {
 	for off < end {
-		n, err := copyInKernel(from, to, off, end-off)
+		n, err := copyInKernel(from, to, off, off, end-off)
 		if err != nil && unsupported(err) {
 			_, err := io.Copy(io.NewOffsetWriter(to.f, off), io.NewSectionReader(from.f, off, end-off))
 			return err
@@ -85,13 +86,28 @@ func copyRange(from, to *file, off, end int64) error {
 	return nil
 }
 
-// copyInKernel copies up to n bytes at off. One call is kept to some
-// milliseconds because it cannot be interrupted.
-func copyInKernel(from, to *file, off, n int64) (copied int, err error) {
+// CopyRange implements blob.RangeCopier. File systems that share extents share
+// what is aligned to their blocks (copy_file_range(2)).
+func (f *file) CopyRange(dstOff int64, src blob.File, srcOff, n int64) (int64, error) {
+	from, ok := src.(*file)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	copied, err := copyInKernel(from, f, srcOff, dstOff, n)
+	if err != nil && unsupported(err) {
+		return 0, errors.ErrUnsupported
+	}
+	return int64(copied), err
+}
+
+// copyInKernel copies up to n bytes. One call is kept to some milliseconds
+// because it cannot be interrupted.
+func copyInKernel(from, to *file, fromOff, toOff, n int64) (copied int, err error) {
 	const perCall = 16 << 20
 	err = to.call("copy_file_range", func() (err error) {
-		r, w := off, off
+		r, w := fromOff, toOff
 		copied, err = unix.CopyFileRange(from.fd, &r, to.fd, &w, int(min(n, perCall)), 0)
+		runtime.KeepAlive(from.f)
 		return err
 	})
 	return copied, err

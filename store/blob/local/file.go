@@ -25,6 +25,9 @@ var (
 	_ blob.File        = (*file)(nil)
 	_ blob.OSFiler     = (*file)(nil)
 	_ blob.Sparse      = (*file)(nil)
+	_ blob.Stater      = (*file)(nil)
+	_ blob.Allocator   = (*file)(nil)
+	_ blob.RangeCopier = (*file)(nil)
 	_ blob.Writebacker = (*file)(nil)
 )
 
@@ -43,11 +46,8 @@ func (f *file) StartWriteback(off, n int64) {
 func (f *file) OSFile() *os.File { return f.f }
 
 func (f *file) Size() (int64, error) {
-	info, err := f.f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
+	st, err := f.Stat()
+	return st.Size, err
 }
 
 // Sync makes the content durable, and the name after it if that is new: a name
@@ -143,12 +143,32 @@ func (f *file) seek(off int64, whence int) (int64, error) {
 
 // Allocated implements blob.Sparse.
 func (f *file) Allocated() (int64, error) {
+	st, err := f.Stat()
+	return st.Allocated, err
+}
+
+// Stat implements blob.Stater.
+func (f *file) Stat() (blob.Stat, error) {
 	var st unix.Stat_t
 	if err := f.call("fstat", func() error { return unix.Fstat(f.fd, &st) }); err != nil {
-		return 0, err
+		return blob.Stat{}, err
 	}
 	const blockSize = 512 // of st_blocks, see stat(2)
-	return st.Blocks * blockSize, nil
+	return blob.Stat{
+		Size: st.Size, Allocated: st.Blocks * blockSize, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
+	}, nil
+}
+
+// Allocate implements blob.Allocator.
+func (f *file) Allocate(off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	err := f.call("fallocate", func() error { return unix.Fallocate(f.fd, unix.FALLOC_FL_KEEP_SIZE, off, n) })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return err
 }
 
 // call runs a system call on f.fd.

@@ -45,6 +45,7 @@ type fence struct {
 
 	failure atomic.Pointer[error] // nil until the fence is frozen
 	overlay *vfs.MemFS            // files created since then
+	fsyncs  latency               // of the log
 
 	sealMu   sync.Mutex // guards sealFile
 	sealFile vfs.File

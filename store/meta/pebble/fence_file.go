@@ -4,6 +4,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -15,6 +16,7 @@ type fenceFile struct {
 
 	fence   *fence
 	name    string
+	log     bool // it is the write-ahead log
 	drops   bool // what is written after the failure is not read again
 	spilled bool
 
@@ -25,7 +27,8 @@ type fenceFile struct {
 
 func newFenceFile(f *fence, file vfs.File, name string) *fenceFile {
 	base := f.FS.PathBase(name)
-	ff := &fenceFile{File: file, fence: f, name: name, drops: isLog(base) || name == f.dir}
+	ff := &fenceFile{File: file, fence: f, name: name, log: isLog(base)}
+	ff.drops = ff.log || name == f.dir
 	if isManifest(base) {
 		ff.manifest = base
 	}
@@ -104,7 +107,12 @@ func (f *fenceFile) sync(disk func() error) error {
 	if f.fence.failed() != nil {
 		return nil
 	}
-	if !f.fence.check("sync", f.name, disk()) {
+	begin := time.Now()
+	err := disk()
+	if f.log {
+		f.fence.fsyncs.observe(time.Since(begin))
+	}
+	if !f.fence.check("sync", f.name, err) {
 		if f.drops {
 			return nil
 		}

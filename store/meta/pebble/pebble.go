@@ -239,5 +239,6 @@ func (d *DB) Stats() meta.Stats {
 		CompactionDebt: int64(m.Compact.EstimatedDebt),
 		ReadAmp:        m.ReadAmp(),
 		WriteStalls:    d.events.stalls.Load(),
+		Fsyncs:         d.fence.fsyncs.snapshot(),
 	}
 }

@@ -1,0 +1,187 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"engramfs/store/blob"
+)
+
+// contentClone copies inodes with their content. A blob is shared between the
+// original and the copy unless somebody has it open natively: then it stays the
+// original's alone, and the copy gets a blob of its own.
+type contentClone struct {
+	s      *Store
+	o      CloneOptions
+	copies map[Ino]*blobCopy
+}
+
+// blobCopy is a copy of an inode's blob, made before the change that needs it.
+type blobCopy struct {
+	of      content
+	version uint64 // of the content
+	id      blob.ID
+	sums    [][2][]byte // records
+	used    bool        // a change may refer to it
+}
+
+// errUnready says which inode's content cannot be copied as it is.
+type errUnready struct {
+	ino    Ino
+	native bool // it needs a blob of its own; else it has to be sealed
+}
+
+func (e *errUnready) Error() string {
+	return fmt.Sprintf("content of inode %d is not ready to be copied", e.ino)
+}
+
+// change runs fn as one change, and makes content ready that turns out not to
+// be: content that nobody writes to any more is sealed first, so that neither the
+// original nor the copy can be mistaken for damaged.
+func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change) error) error {
+	for {
+		err := k.s.changeLocked(ctx, "clone", set, fn)
+		for _, b := range k.copies {
+			b.used = b.used && mayHaveChanged(err)
+		}
+		var un *errUnready
+		switch {
+		case !errors.As(err, &un):
+			return err
+		case un.native:
+			err = k.copyBlob(ctx, un.ino)
+		default:
+			err = k.s.sealFile(ctx, un.ino, sealOptions{})
+		}
+		if errors.Is(err, errBusy) {
+			err = fmt.Errorf("%w: inode %d is being written", ErrLocked, un.ino)
+		}
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+	}
+}
+
+// copyBlob makes a durable copy of the blob of ino, without a lock: change finds
+// out whether it is still the content.
+func (k *contentClone) copyBlob(ctx context.Context, ino Ino) error {
+	var v inode
+	if err := k.s.read(ctx, "clone", ino, func(cur *inode) error { v = *cur; return nil }); err != nil {
+		return err
+	}
+	if v.content.kind != contentBlob || !v.content.sealed {
+		return nil
+	}
+	if err := k.s.space.take(k.s.now().UnixNano(), v.Size); err != nil {
+		return err
+	}
+	c := &blobCopy{of: v.content, version: v.Version, id: blob.NewID()}
+	k.s.collector.begin(c.id)
+	if old := k.copies[ino]; old != nil {
+		k.s.collector.end(old.id, !old.used)
+	}
+	if k.copies == nil {
+		k.copies = make(map[Ino]*blobCopy)
+	}
+	k.copies[ino] = c
+	f, err := k.s.blobs.Clone(v.content.blob, c.id)
+	if err != nil {
+		return k.s.blobError("copy content", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return k.s.blobError("copy content", err)
+	}
+	prefix := blobKey(keySums, v.content.blob)
+	return k.s.engine.Scan(prefix, prefixEnd(prefix), func(key, value []byte) bool {
+		if !bytes.Equal(key, sumsKey(v.content.blob, groupTimes)) { // the copy has times of its own
+			renamed := append(blobKey(keySums, c.id), key[len(prefix):]...)
+			c.sums = append(c.sums, [2][]byte{renamed, bytes.Clone(value)})
+		}
+		return true
+	})
+}
+
+// close removes the blobs that no copy has come to refer to.
+func (k *contentClone) close() {
+	for _, b := range k.copies {
+		k.s.collector.end(b.id, !b.used)
+	}
+}
+
+// duplicate returns a copy of v under the number ino, without a home, and adds
+// its content and extended attributes to the change. v is locked. ErrLocked: its
+// content is being written.
+func (k *contentClone) duplicate(c *change, v *inode, ino Ino) (*inode, error) {
+	dup := *v
+	dup.Ino, dup.parent, dup.name = ino, 0, ""
+	dup.UID, dup.GID = k.o.UID, k.o.GID
+	dup.Mode &^= modeSetuid | modeSetgid // they are not for another owner
+	dup.Nlink, dup.Change, dup.Version = 1, 1, c.s.nextVersion(0)
+	dup.Gen = c.s.gen
+	dup.Ctime, dup.Btime = c.now, c.now
+	switch {
+	case dup.IsDir():
+		dup.Nlink = 2
+		c.dirs++
+	default:
+		c.files++
+	}
+	if dup.IsRegular() {
+		c.bytes += dup.Size
+	}
+	if err := k.duplicateContent(c, v, &dup); err != nil {
+		return nil, err
+	}
+	if v.HasXattrs {
+		attrs, err := c.s.readXattrs(v.Ino)
+		if err != nil {
+			return nil, err
+		}
+		for name, val := range attrs {
+			c.put(xattrKey(ino, name), val)
+		}
+	}
+	return &dup, nil
+}
+
+// duplicateContent adds the content of v to the change as that of dup.
+func (k *contentClone) duplicateContent(c *change, v, dup *inode) error {
+	switch v.content.kind {
+	case contentInline:
+		b, err := c.s.readInline(v)
+		if err != nil {
+			return err
+		}
+		c.put(inoKey(keyInline, dup.Ino), b)
+		return nil
+	case contentNone:
+		return nil
+	}
+	h, err := c.lookHeld(v.Ino)
+	if err != nil {
+		return err
+	}
+	if !v.content.sealed {
+		if h.node.writers.Load() > 0 {
+			return fmt.Errorf("%w: inode %d is being written", ErrLocked, v.Ino)
+		}
+		return &errUnready{ino: v.Ino}
+	}
+	if !h.node.native() {
+		c.refs = append(c.refs, v.content.blob)
+		return nil
+	}
+	b := k.copies[v.Ino]
+	if b == nil || b.of != v.content || b.version != v.Version {
+		return &errUnready{ino: v.Ino, native: true}
+	}
+	b.used = true
+	dup.content.blob = b.id
+	c.refs = append(c.refs, b.id)
+	for _, r := range b.sums {
+		c.put(r[0], r[1])
+	}
+	return nil
+}

@@ -1,0 +1,302 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"engramfs/store"
+	"engramfs/store/blob"
+	"engramfs/store/meta/pebble"
+	"engramfs/store/storetest"
+)
+
+// openOn opens a store on a crash image and blobs.
+func openOn(t testing.TB, mem *vfs.MemFS, blobs blob.Backend) *store.Store {
+	t.Helper()
+	db, err := pebble.Open("meta", pebble.Options{FS: mem, CacheSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(ctx, store.Options{Meta: db, Blobs: blobs, Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// openMeta opens the engine that mem has, or a new one.
+func openMeta(t testing.TB, mem *vfs.MemFS) *pebble.DB {
+	t.Helper()
+	db, err := pebble.Open("meta", pebble.Options{Create: true, FS: mem, CacheSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// reopen returns another descriptor of an open file, which lives on without it.
+func reopen(t testing.TB, f *os.File) *os.File {
+	t.Helper()
+	g, err := os.OpenFile(f.Name(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	return g
+}
+
+// copyBlob makes a blob with the content of f.
+func copyBlob(t testing.TB, f *os.File, to blob.Backend, id blob.ID) {
+	t.Helper()
+	dst, err := to.Create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+	if err == nil {
+		_, err = dst.WriteAt(data, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// native returns the handle's file or fails the test.
+func native(t testing.TB, h *store.Handle) *os.File {
+	t.Helper()
+	f, err := h.Native(ctx)
+	if err != nil {
+		t.Fatalf("Native: %v", err)
+	}
+	return f
+}
+
+func TestNativeIsOneFile(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	r, w := open(t, s, "/f", false), open(t, s, "/f", true)
+	f := native(t, r)
+	if g := native(t, w); g != f {
+		t.Error("a second handle has another file")
+	}
+	if g := native(t, r); g != f {
+		t.Error("asking again gives another file")
+	}
+	if err := errors.Join(r.Close(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file is open after the last handle: %v", err)
+	}
+	if _, err := r.Native(ctx); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Native of a closed handle: %v", err)
+	}
+}
+
+func TestNativeRefused(t *testing.T) {
+	s := localStore(t, store.Options{})
+	mode := uint32(0o4755)
+	for path, prepare := range map[string]func(a store.Attr) error{
+		"/inline": func(store.Attr) error { return nil },
+		"/setuid": func(a store.Attr) error { return second(s.SetAttr(ctx, a.Ino, store.SetAttr{Mode: &mode})) },
+		"/cap":    func(a store.Attr) error { return s.SetXattr(ctx, a.Ino, "security.capability", []byte("x"), 0) },
+		"/shared": func(a store.Attr) error {
+			_, _, err := s.Clone(ctx, a.Ino, store.RootIno, "copy", store.CloneOptions{})
+			return err
+		},
+	} {
+		data := pattern(100_000, 1)
+		if path == "/inline" {
+			data = data[:100]
+		}
+		if err := prepare(put(t, s, path, data)); err != nil {
+			t.Fatal(err)
+		}
+		h := open(t, s, path, false)
+		if _, err := h.Native(ctx); !errors.Is(err, store.ErrNotNative) {
+			t.Errorf("%s: %v, want %v", path, err, store.ErrNotNative)
+		}
+	}
+	if _, err := open(t, s, "/shared", true).Native(ctx); err != nil {
+		t.Errorf("a writer of a shared blob: %v; it gets a copy", err)
+	}
+	mem := storetest.New(t)
+	put(t, mem, "/f", pattern(100_000, 1))
+	if _, err := open(t, mem, "/f", true).Native(ctx); !errors.Is(err, store.ErrNotNative) {
+		t.Errorf("a backend without files: %v", err)
+	}
+}
+
+// TestNativeWritesShow writes past the store: everybody sees the size and the times,
+// and nobody gets an ETag for bytes that the store has not counted.
+func TestNativeWritesShow(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	before := lookup(s, "/f")
+	h := open(t, s, "/f", true)
+	f := native(t, h)
+	time.Sleep(25 * time.Millisecond) // the kernel's clock ticks
+	if _, err := f.WriteAt([]byte("tail"), 120_000); err != nil {
+		t.Fatal(err)
+	}
+	shows := func(what string, a store.Attr) {
+		t.Helper()
+		if a.Size != 120_004 || a.Mtime <= before.Mtime || a.Ctime <= before.Ctime || !a.Native {
+			t.Errorf("%s: %+v", what, a)
+		}
+	}
+	shows("Lookup", lookup(s, "/f"))
+	a, err := h.Attr(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows("Attr", a)
+	if err := s.ReadDirPlus(ctx, store.RootIno, "", func(_ string, a *store.Attr) bool { shows("ReadDirPlus", *a); return true }); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.OpenContent(ctx, before.Ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows("OpenContent", c.Attr())
+	c.Close()
+	if got := get(t, s, "/f"); string(got[120_000:]) != "tail" || !bytes.Equal(got[100_000:120_000], make([]byte, 20_000)) {
+		t.Error("content differs")
+	}
+	if err := h.Absorb(ctx); err != nil {
+		t.Fatal(err)
+	}
+	absorbed := lookup(s, "/f")
+	if absorbed.Version <= before.Version || s.TotalSize(ctx) != 120_004 {
+		t.Errorf("after Absorb %+v, total %d", absorbed, s.TotalSize(ctx))
+	}
+	if _, err := f.WriteAt([]byte("more"), 0); err != nil { // perhaps within the same tick
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	closed := lookup(s, "/f")
+	if closed.Native || closed.Version <= absorbed.Version || closed.Size != 120_004 {
+		t.Errorf("after Close %+v", closed)
+	}
+	storetest.Check(t, s)
+	sealed := lookup(s, "/f")
+	if !s.Sealed(sealed.Ino) || sealed.ETag() != closed.ETag() {
+		t.Errorf("after sealing %+v, before %+v", sealed, closed)
+	}
+}
+
+// TestNativeMtimeCanBeSet sets a time as cp(1) with -p does, before the last close.
+func TestNativeMtimeCanBeSet(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	h := open(t, s, "/f", true)
+	f := native(t, h)
+	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // so that the write is certainly before
+	old := time.Unix(1_000_000_000, 0)
+	if _, err := s.SetAttr(ctx, h.Ino(), store.SetAttr{Mtime: &old}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if a := lookup(s, "/f"); a.Mtime != old.UnixNano() {
+		t.Errorf("while it is open: mtime %v", a.ModTime())
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if a := lookup(s, "/f"); a.Mtime != old.UnixNano() {
+		t.Errorf("after close: mtime %v", a.ModTime())
+	}
+}
+
+// TestNativeKeepsItsBlob changes a file in every other way while it is open natively.
+func TestNativeKeepsItsBlob(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	r := open(t, s, "/f", false)
+	f := native(t, r)
+	id := s.BlobOf(r.Ino())
+	w := open(t, s, "/f", true)
+	same := func(what string, want string) {
+		t.Helper()
+		if s.BlobOf(r.Ino()) != id {
+			t.Fatalf("%s: the content has moved", what)
+		}
+		got, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+		if err != nil || string(got) != want {
+			t.Fatalf("%s: the file has %d bytes, want %d (%v)", what, len(got), len(want), err)
+		}
+	}
+	_, _, err := s.Clone(ctx, r.Ino(), store.RootIno, "copy", store.CloneOptions{})
+	if err != nil {
+		t.Fatalf("copy of a file that is read natively: %v", err)
+	}
+	if s.BlobOf(lookup(s, "/copy").Ino) == id {
+		t.Fatal("the copy shares a blob that must stay alone")
+	}
+	if err := w.Truncate(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	same("truncate", "")
+	write(t, w, []byte("short"), 0)
+	same("write", "short")
+	if !bytes.Equal(get(t, s, "/copy"), pattern(100_000, 1)) {
+		t.Error("the copy has changed with its source")
+	}
+	put(t, s, "/f", []byte("another file"))
+	same("put", "short")
+	if got := get(t, s, "/f"); string(got) != "another file" {
+		t.Errorf("after PUT: %q", got)
+	}
+	if err := errors.Join(r.Close(), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNativeVerifiesSmallFiles flips a bit in a blob before it is read natively.
+func TestNativeVerifiesSmallFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := openLocal(t, dir, vfs.NewMem(), store.Options{})
+	defer s.Close()
+	for _, c := range []struct {
+		path string
+		size int
+		want error
+	}{
+		{"/small", 1 << 20, store.ErrDamaged},
+		{"/large", 1<<20 + 1, nil}, // left to scrubbing
+	} {
+		a := put(t, s, c.path, pattern(c.size, 1))
+		id := blob.ID(s.BlobOf(a.Ino))
+		f, err := os.OpenFile(filepath.Join(dir, id.String()[:2], id.String()), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0xff, 0xff}, 70_000); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if _, err := open(t, s, c.path, false).Native(ctx); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.path, err, c.want)
+		}
+		// A PUT blob has no times of sealing: being newer proves nothing.
+		if _, err := tryGet(ctx, s, c.path); !errors.Is(err, store.ErrDamaged) {
+			t.Errorf("%s: reading: %v", c.path, err)
+		}
+	}
+	if d := s.Damaged(); len(d) != 2 || d[0].Offset != 65536 {
+		t.Errorf("damaged: %+v", d)
+	}
+}

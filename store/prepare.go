@@ -1,0 +1,246 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"engramfs/store/blob"
+	"engramfs/store/meta"
+)
+
+// What the record of an unsealed file says of how it is written.
+const (
+	writtenHere   byte = iota // through the store: its record has the size
+	writtenNative             // past the store: its blob has the size
+)
+
+// tend is edit for upkeep that no user sees: counters, times, and the locks of
+// clients have no part in it.
+func (c *change) tend(ino Ino) (*inode, error) {
+	h, err := c.lookHeld(ino)
+	if err != nil {
+		return nil, err
+	}
+	if h.readOnly {
+		return nil, &errRelock{ino}
+	}
+	if !h.edited {
+		h.edited = true
+		c.absorb(h)
+	}
+	return &h.next, nil
+}
+
+// snapshot returns the inode as it is now.
+func (s *Store) snapshot(ctx context.Context, op string, n *node) (v inode, err error) {
+	err = s.readNode(ctx, op, n, func(cur *inode) error { v = *cur; return nil })
+	return v, err
+}
+
+// prepare takes one step towards content that may be written in place: a blob of
+// this file alone, without checksums. The caller tries and comes back.
+//
+// A blob with checksums loses them durably before a byte changes: after a crash,
+// content without checksums is known as such and never mistaken for damaged.
+func (h *Handle) prepare(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b := h.n.share()
+	b.prepare.Lock()
+	defer b.prepare.Unlock()
+	v, err := h.s.snapshot(ctx, "prepare", h.n)
+	if err != nil {
+		return err
+	}
+	switch {
+	case v.content.kind != contentBlob:
+		err = h.spill(ctx, b)
+	case !v.content.sealed:
+		err = h.resume(b, &v)
+	default:
+		err = h.unseal(ctx, b, &v)
+	}
+	if h.closed.Load() { // meanwhile: its Close has seen no file to close
+		err = errors.Join(err, b.drop(h.n))
+	}
+	return err
+}
+
+// resume makes a blob without checksums ready to be written.
+func (h *Handle) resume(b *body, v *inode) error {
+	if !v.content.fresh && !b.isReady(v.content.blob) { // whoever unsealed it may have died before that was durable
+		if err := h.s.engineError(h.s.engine.Sync()); err != nil {
+			return err
+		}
+	}
+	return h.reopen(b, v.content.blob, true)
+}
+
+// reopen opens the blob for writing unless it is open. With ready it may be
+// written from now on.
+func (h *Handle) reopen(b *body, id blob.ID, ready bool) error {
+	if !b.has(id) {
+		f, err := h.s.blobs.Open(id, true)
+		if err != nil {
+			return fmt.Errorf("open content: %w", err)
+		}
+		if err := b.adopt(id, f); err != nil {
+			return err
+		}
+	}
+	if ready {
+		b.setReady(id)
+	}
+	return nil
+}
+
+// spill makes the inline content a blob that nobody has synced yet. The inline
+// record stays until then: a power cut may take away what it was copied to.
+func (h *Handle) spill(ctx context.Context, b *body) error {
+	return h.newBlob(ctx, b, "spill", h.s.blobs.Create, func(c *change, id blob.ID, f blob.File) (bool, error) {
+		v, err := c.view(h.n.ino)
+		if err != nil || v.content.kind == contentBlob {
+			return false, err
+		}
+		if v.content.kind == contentInline {
+			data, err := h.s.readInline(v)
+			if err != nil {
+				return false, err
+			}
+			if _, err := f.WriteAt(data, 0); err != nil {
+				return false, h.s.blobError("write content", err)
+			}
+		}
+		if v, err = c.tend(h.n.ino); err != nil {
+			return false, err
+		}
+		v.content = content{kind: contentBlob, blob: id, fresh: true}
+		return true, nil
+	})
+}
+
+// unshare gives the file a durable copy of a blob that others refer to, too. It is
+// made without a lock: a shared blob does not change while this file refers to it.
+func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
+	if err := h.s.space.take(h.s.now().UnixNano(), old.Size); err != nil {
+		return err
+	}
+	pin, err := h.s.open.get(old.content.blob)
+	if err != nil {
+		return err
+	}
+	defer h.s.open.put(pin)
+	clone := func(id blob.ID) (blob.File, error) {
+		f, err := h.s.blobs.Clone(old.content.blob, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Sync(); err != nil {
+			return nil, errors.Join(err, f.Close(), h.s.blobs.Delete(id))
+		}
+		return f, nil
+	}
+	return h.newBlob(ctx, b, "unshare", clone, func(c *change, id blob.ID, _ blob.File) (bool, error) {
+		v, err := c.view(h.n.ino)
+		if err != nil || v.content != old.content || v.Version != old.Version {
+			return false, err
+		}
+		if v, err = c.tend(h.n.ino); err != nil {
+			return false, err
+		}
+		c.dropContent(v)
+		v.content = content{kind: contentBlob, blob: id}
+		return true, nil
+	})
+}
+
+// newBlob makes a blob with create and lets swap put it into the inode, as content
+// without checksums. If swap finds that it is not wanted any more, nothing changes.
+func (h *Handle) newBlob(ctx context.Context, b *body, op string, create func(blob.ID) (blob.File, error), swap func(*change, blob.ID, blob.File) (bool, error)) error {
+	id := blob.NewID()
+	h.s.collector.begin(id)
+	unused := true
+	defer func() { h.s.collector.end(id, unused) }()
+	f, err := create(id)
+	if err != nil {
+		return h.s.blobError("create content", err)
+	}
+	swapped := false
+	unused = false // until the change is certainly not made, also if it panics
+	err = h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
+		if swapped, err = swap(c, id, f); err != nil || !swapped {
+			return err
+		}
+		c.refs = append(c.refs, id)
+		c.put(inoKey(keyUnsealed, h.n.ino), []byte{writtenHere})
+		return nil
+	})
+	unused = !swapped || !mayHaveChanged(err)
+	if err != nil || !swapped {
+		return errors.Join(err, f.Close())
+	}
+	if err := b.adopt(id, f); err != nil {
+		return err
+	}
+	b.written.Add(1)
+	b.resized.Add(1)
+	b.setReady(id)
+	return nil
+}
+
+// unseal durably drops the checksums of a blob that is this file's alone.
+func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
+	id := old.content.blob
+	if err := h.reopen(b, id, false); err != nil {
+		return err
+	}
+	shared, unsealed := false, false
+	err := h.s.change(ctx, "unseal", []Ino{h.n.ino}, func(c *change) error {
+		shared, unsealed = false, false
+		v, err := c.view(h.n.ino)
+		if err != nil || v.content != old.content {
+			return err
+		}
+		refs, err := h.s.engine.Counter(blobKey(keyBlobRefs, id))
+		if err != nil {
+			return fmt.Errorf("references of content: %w", err)
+		}
+		if shared = refs > 1; shared {
+			return nil
+		}
+		if v, err = c.tend(h.n.ino); err != nil {
+			return err
+		}
+		b.setReady(blob.ID{})
+		h.s.open.unseal(id)
+		v.content.sealed, unsealed = false, true
+		c.put(inoKey(keyUnsealed, h.n.ino), []byte{writtenHere})
+		return c.deletePrefix(blobKey(keySums, id))
+	})
+	switch {
+	case shared && err == nil:
+		return h.unshare(ctx, b, old)
+	case err != nil, !unsealed:
+		return err
+	}
+	if err := h.s.engineError(h.s.engine.Sync()); err != nil {
+		return err
+	}
+	b.setReady(id)
+	return nil
+}
+
+// readBase returns the inline content that a fresh blob has taken the place of;
+// nil if there was none.
+func (s *Store) readBase(ino Ino) ([]byte, error) {
+	base, err := s.engine.Get(inoKey(keyInline, ino))
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("content of inode %d: %w", ino, err)
+	}
+	return base, nil
+}

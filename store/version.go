@@ -1,0 +1,43 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"engramfs/store/meta"
+)
+
+// versionGap is how far apart the versions of two runs of the store begin. A power
+// cut may take back changes whose ETags clients have seen, but no run makes as many
+// changes of one inode.
+const versionGap = 1 << 40
+
+// beginRun makes sure that no version of this run was given in an earlier one, so
+// that no ETag ever means two contents. It is durable when it returns.
+func (s *Store) beginRun() error {
+	if s.engine.Failed() != nil {
+		return nil // nothing can be changed
+	}
+	run, err := s.engine.Get(factRun)
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		run = make([]byte, 8)
+	case err != nil:
+		return fmt.Errorf("load the number of the run: %w", err)
+	case len(run) != 8:
+		return fmt.Errorf("%w: number of the run: %w", ErrDamaged, errShortRecord)
+	}
+	n := binary.BigEndian.Uint64(run)
+	s.firstVersion = n * versionGap
+	if err := s.engine.Update(func(tx meta.Txn) error {
+		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n+1))
+		return nil
+	}); err != nil {
+		return s.engineError(err)
+	}
+	return s.engineError(s.engine.Sync())
+}
+
+// nextVersion returns the version that follows v; that of a new inode follows 0.
+func (s *Store) nextVersion(v uint64) uint64 { return max(v+1, s.firstVersion) }
