@@ -7,6 +7,7 @@ ARGS     ?=
 FUZZTIME ?= 30s
 PKGS     ?= ./...
 STORM    ?= 20
+E2E      ?= .
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -57,7 +58,7 @@ unit:
 	go test $(RACE) -count=1 -timeout 10m -v $$(go list $(PKGS) | grep -v '/internal/e2e$$') | $(QUIET)
 
 e2e:
-	go test -count=1 -timeout 20m -v ./internal/e2e | $(QUIET)
+	go test -count=1 -timeout 20m -v -run '$(E2E)' ./internal/e2e | $(QUIET)
 
 lint: ## gofmt, go vet, staticcheck, golangci-lint (import rules)
 	@unformatted="$$(gofmt -l .)"; if [ -n "$$unformatted" ]; then echo "gofmt -w $$unformatted"; exit 1; fi
@@ -69,9 +70,11 @@ bench: ## measure against the other servers that are installed; flags in ARGS
 	go run ./internal/bench $(ARGS)
 
 # ENGRAMFS_LONG: the long form of every end-to-end test. ENGRAMFS_KILLS: cycles of
-# kill -9. ENGRAMFS_CUTS: simulated power cuts. STORM: repetitions of the stress tests.
-torture: deps ## the long tests: some hours
-	ENGRAMFS_LONG=1 ENGRAMFS_KILLS=1000 go test ./internal/e2e -count=1 -timeout 3h -v
+# kill -9. ENGRAMFS_STRESS: seconds for each of stress-ng's stressors. ENGRAMFS_CUTS:
+# simulated power cuts. STORM: repetitions of the stress tests.
+torture: ## the long tests: some hours; end-to-end tests that match E2E
+	@.ci/deps torture
+	ENGRAMFS_LONG=1 ENGRAMFS_KILLS=1000 ENGRAMFS_STRESS=120 go test ./internal/e2e -count=1 -timeout 10h -v -run '$(E2E)'
 	ENGRAMFS_CUTS=300 go test $(RACE) -count=$(STORM) -timeout 3h -run 'Storm|Cut|Crash|Model|Machine|Matrix' ./store/...
 
 fuzz: ## every fuzz target for FUZZTIME (30s)

@@ -17,9 +17,10 @@ import (
 	"engramfs/internal/bench/httpwire"
 )
 
-// TestMain lets the test binary be the x/net peer, as the real binary is.
+// TestMain lets the test binary be the x/net peer and the load generator of the
+// mount rows, as the real binary is.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "xnet" {
+	if len(os.Args) > 1 && (os.Args[1] == "xnet" || os.Args[1] == "fsload") {
 		main()
 		return
 	}
@@ -51,13 +52,11 @@ func TestRunMeasuresAndVerifiesXNet(t *testing.T) {
 func TestBadUsageIsExit2(t *testing.T) {
 	for _, args := range [][]string{
 		{"-rows", "nosuch"}, {"-size", "7"}, {"-size", "0MiB"}, {"-rounds", "0"}, {"-secs", "10ms"}, {"-nosuch"}, {"stray"},
+		{"-group", "nosuch"}, {"-rows", "get4k,("}, {"-peers", "nosuch"}, {"-group", "mount", "-peers", "nginx"}, {"-group", "dav", "-rows", "create1"},
 	} {
 		if code := run(t.Context(), args, io.Discard, io.Discard); code != 2 {
 			t.Errorf("run(%q) = %d, want 2", args, code)
 		}
-	}
-	if code := run(t.Context(), []string{"-peers", "nosuch"}, io.Discard, io.Discard); code != 1 {
-		t.Errorf("run with an unknown peer = %d, want 1", code)
 	}
 }
 
@@ -66,13 +65,13 @@ func liar(t *testing.T, h http.HandlerFunc) *server {
 	t.Helper()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
-	s := &server{http: httpwire.NewClient(strings.TrimPrefix(srv.URL, "http://"), 10*time.Second), ready: map[fixture]bool{}}
+	s := &server{process: &process{}, http: httpwire.NewClient(strings.TrimPrefix(srv.URL, "http://"), 10*time.Second), ready: map[fixture]bool{}}
 	t.Cleanup(s.http.Close)
 	return s
 }
 
 func TestChecksSeeWrongContent(t *testing.T) {
-	b := &bench{size: 1 << 20, entries: 3, rounds: 1}
+	b := &bench{settings: settings{size: 1 << 20, entries: 3, rounds: 1}}
 	zeros := func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 1<<20)) }
 	partial := func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusPartialContent)
@@ -125,27 +124,27 @@ func TestGoLoadCountsErrorsApart(t *testing.T) {
 func withValue(v float64) *cell { return &cell{samples: []sample{{Value: v}}} }
 
 func TestVerdicts(t *testing.T) {
-	rateRow := row{name: "r", against: "nginx", reach: 0.7, next: 1}
-	timeRow := row{name: "t", less: true, against: "nginx", reach: 1, next: 2}
-	limitRow := row{name: "l", less: true, reach: 10, next: 2}
+	rateRow := goal{name: "r", against: "nginx", reach: 0.7, next: 1}
+	timeRow := goal{name: "t", less: true, against: "nginx", reach: 1, next: 2}
+	limitRow := goal{name: "l", less: true, reach: 10, next: 2}
 	for name, c := range map[string]struct {
-		row          row
+		goal         goal
 		ours, theirs float64
 		want         string
 	}{
 		"RateShort": {rateRow, 69, 100, "short"}, "RateOK": {rateRow, 70, 100, "ok"}, "RateNext": {rateRow, 100, 100, "next"},
 		"TimeShort": {timeRow, 11, 10, "short"}, "TimeOK": {timeRow, 10, 10, "ok"}, "TimeNext": {timeRow, 5, 10, "next"},
 		"LimitShort": {limitRow, 10, 0, "short"}, "LimitOK": {limitRow, 9.9, 0, "ok"}, "LimitNext": {limitRow, 1.9, 0, "next"},
-		"NoGoal": {row{}, 1, 1, "-"},
+		"NoGoal": {goal{}, 1, 1, "-"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &result{row: c.row, cells: map[string]*cell{"engramfs": withValue(c.ours), "nginx": withValue(c.theirs)}}
+			r := &result{goal: c.goal, cells: map[string]*cell{"engramfs": withValue(c.ours), "nginx": withValue(c.theirs)}}
 			if got := r.verdict(); got != c.want {
 				t.Errorf("verdict = %q, want %q", got, c.want)
 			}
 		})
 	}
-	absent := &result{row: rateRow, cells: map[string]*cell{"engramfs": withValue(1)}}
+	absent := &result{goal: rateRow, cells: map[string]*cell{"engramfs": withValue(1)}}
 	if got := absent.verdict(); got != "-" {
 		t.Errorf("verdict without the peer = %q, want -", got)
 	}
@@ -156,8 +155,10 @@ func TestWrongIsAboutOurServerOnly(t *testing.T) {
 	if wrong([]*result{{cells: map[string]*cell{"nginx": failing, "engramfs": withValue(1)}}}) {
 		t.Error("a peer's fault failed the run")
 	}
-	if !wrong([]*result{{cells: map[string]*cell{"engramfs": failing}}}) {
-		t.Error("our server's fault did not fail the run")
+	for _, name := range []string{"engramfs", "strict"} {
+		if !wrong([]*result{{cells: map[string]*cell{name: failing}}}) {
+			t.Errorf("the fault of %s did not fail the run", name)
+		}
 	}
 	if !wrong([]*result{{cells: map[string]*cell{"engramfs": {samples: []sample{{Errors: 1}}}}}}) {
 		t.Error("failed requests of our server did not fail the run")

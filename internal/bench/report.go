@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,41 +18,39 @@ import (
 func (b *bench) print(w io.Writer, results []*result) {
 	fmt.Fprintf(w, "big file %.0f MiB, folder of %d, %d rounds, load generator %s, medians\n\n",
 		mib(b.size), b.entries, b.rounds, b.gen)
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	head := []string{"row", "unit"}
+	columns := make([]string, 0, len(b.servers)+1)
 	for _, s := range b.servers {
-		head = append(head, s.name)
+		columns = append(columns, s.name)
 	}
-	line(tw, append(head, "yardstick", "against", "ratio", "reach", "next", "verdict")...)
-	for _, r := range results {
-		cells := []string{r.title, r.unit}
-		for _, s := range b.servers {
-			cells = append(cells, r.figure(s.name))
-		}
-		line(tw, append(append(cells, number(median(r.yard), len(r.yard) > 0)), r.judgement()...)...)
-	}
-	tw.Flush()
-	b.printCost(w, results)
-	for _, r := range results {
-		for _, n := range r.notes {
-			fmt.Fprintln(w, "note:", n)
-		}
-	}
+	printFigures(w, append(columns, "yardstick"), results)
+	fmt.Fprint(w, "\np99 latency / server CPU per request / peak resident memory\n\n")
+	printCosts(w, columns, results, (*result).cost)
+	printNotes(w, results)
 }
 
-// printCost writes p99 latency, server CPU per request and peak memory.
-func (b *bench) printCost(w io.Writer, results []*result) {
-	fmt.Fprint(w, "\np99 latency / server CPU per request / peak resident memory\n\n")
+// printFigures writes each row's figures, a column for each peer, and what they
+// are worth.
+func printFigures(w io.Writer, columns []string, results []*result) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	head := []string{"row"}
-	for _, s := range b.servers {
-		head = append(head, s.name)
+	line(tw, slices.Concat([]string{"row", "unit"}, columns, []string{"against", "ratio", "reach", "next", "verdict"})...)
+	for _, r := range results {
+		cells := []string{r.title, r.unit}
+		for _, name := range columns {
+			cells = append(cells, r.figure(name))
+		}
+		line(tw, append(cells, r.judgement()...)...)
 	}
-	line(tw, head...)
+	tw.Flush()
+}
+
+// printCosts writes for each row what it cost each peer.
+func printCosts(w io.Writer, columns []string, results []*result, cost func(*result, string) string) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line(tw, append([]string{"row"}, columns...)...)
 	for _, r := range results {
 		cells := []string{r.title}
-		for _, s := range b.servers {
-			cells = append(cells, r.cost(s.name))
+		for _, name := range columns {
+			cells = append(cells, cost(r, name))
 		}
 		line(tw, cells...)
 	}
@@ -59,11 +58,22 @@ func (b *bench) printCost(w io.Writer, results []*result) {
 	fmt.Fprintln(w)
 }
 
+func printNotes(w io.Writer, results []*result) {
+	for _, r := range results {
+		for _, n := range r.notes {
+			fmt.Fprintln(w, "note:", n)
+		}
+	}
+}
+
 func line(w io.Writer, cells ...string) {
 	fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
 }
 
 func (r *result) figure(name string) string {
+	if name == "yardstick" {
+		return number(median(r.yard), len(r.yard) > 0)
+	}
 	if c := r.cells[name]; c != nil && c.err != nil {
 		return "error"
 	}
@@ -71,6 +81,7 @@ func (r *result) figure(name string) string {
 	return number(v, ok)
 }
 
+// cost is p99 latency, server CPU for each request, and peak memory.
 func (r *result) cost(name string) string {
 	c := r.cells[name]
 	if c == nil || c.err != nil || len(c.samples) == 0 {
@@ -104,14 +115,14 @@ func (r *result) judgement() []string {
 	if r.against == "" {
 		return []string{"limit", "-", fmt.Sprintf("<%g", r.reach), fmt.Sprintf("<%g", r.next), r.verdict()}
 	}
-	v, ok := r.ratio(r.against)
+	v, ok := r.ratio("engramfs", r.against)
 	ratio, next := "-", fmt.Sprintf("%.2f", r.next)
 	if ok {
 		ratio = fmt.Sprintf("%.2f", v)
 	}
 	if r.nextAgainst != "" {
 		next += " " + r.nextAgainst
-		if v, ok := r.ratio(r.nextAgainst); ok {
+		if v, ok := r.ratio("engramfs", r.nextAgainst); ok {
 			next += fmt.Sprintf(" (%.2f)", v)
 		}
 	}
@@ -134,16 +145,16 @@ func number(v float64, ok bool) string {
 
 // profileShort repeats each row in which the project's server falls short
 // while perf samples it, keeps the samples and prints the hottest functions.
-func (b *bench) profileShort(ctx context.Context, w io.Writer, results []*result) {
+func (b *bench) profileShort(ctx context.Context, w io.Writer, rows []row, results []*result) {
 	if b.profile == "" {
 		return
 	}
-	for _, r := range results {
+	for i, r := range results {
 		for _, s := range b.servers {
 			if s.name != "engramfs" || r.verdict() != "short" || s.failed != nil || ctx.Err() != nil {
 				continue
 			}
-			text, err := b.perf(ctx, r, s)
+			text, err := b.perf(ctx, rows[i], s)
 			if err != nil {
 				text = "no profile: " + err.Error()
 			}
@@ -152,18 +163,26 @@ func (b *bench) profileShort(ctx context.Context, w io.Writer, results []*result
 	}
 }
 
-func (b *bench) perf(ctx context.Context, r *result, s *server) (string, error) {
-	if err := os.MkdirAll(b.profile, 0o755); err != nil {
+func (b *bench) perf(ctx context.Context, r row, s *server) (string, error) {
+	return underPerf(ctx, filepath.Join(b.profile, r.name+".perf"), s.cmd.Process.Pid, func() error {
+		// A round number that no earlier round has used: the row makes new names.
+		_, err := r.measure(b, s, &meter{all: b.processes(), srv: s}, b.rounds)
+		return err
+	})
+}
+
+// underPerf samples a process while work runs, keeps the samples in the file
+// data, and returns the functions in which most of the time went.
+func underPerf(ctx context.Context, data string, pid int, work func() error) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(data), 0o755); err != nil {
 		return "", err
 	}
-	data := filepath.Join(b.profile, r.name+".perf")
-	rec := exec.CommandContext(ctx, "perf", "record", "-q", "-g", "-F", "999", "-o", data, "-p", strconv.Itoa(s.cmd.Process.Pid))
+	rec := exec.CommandContext(ctx, "perf", "record", "-q", "-g", "-F", "999", "-o", data, "-p", strconv.Itoa(pid))
 	if err := rec.Start(); err != nil {
 		return "", err
 	}
 	time.Sleep(300 * time.Millisecond) // perf attaches before the row begins.
-	// A round number that no earlier round has used: the row makes new names.
-	_, err := r.measure(b, s, &meter{all: b.servers, srv: s}, b.rounds)
+	err := work()
 	rec.Process.Signal(os.Interrupt)
 	rec.Wait() // Ends with the signal that was just sent.
 	if err != nil {

@@ -4,39 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"time"
 
 	"engramfs/internal/bench/httpwire"
 	"engramfs/internal/bench/pattern"
 )
 
-// sample is one measurement of one row on one server.
-type sample struct {
-	// Value is in the row's unit; what every figure of the table comes from.
-	Value    float64
-	Elapsed  time.Duration
-	Requests int64
-	Errors   int64
-	P99      time.Duration // request-rate rows only
-	CPU      time.Duration // of the server's process tree
-	Peak     int64         // resident bytes of the process tree
-	Above    int64         // Peak above the resident size before, bytes
-}
-
 // row is one line of the table.
 type row struct {
-	name  string
-	title string
-	unit  string
-	// less says that smaller figures are better.
-	less bool
-	// against names the peer that the reach and the next goal are ratios to,
-	// or "yardstick", or is empty: then both are limits in the row's unit.
-	against     string
-	reach       float64
-	next        float64
-	nextAgainst string // if the next goal is against another peer
-
+	goal
 	needs   fixture
 	measure func(*bench, *server, *meter, int) (sample, error)
 	// check verifies content after the first round.
@@ -49,34 +24,34 @@ type row struct {
 
 func allRows() []row {
 	return []row{
-		{name: "get4k", title: "GET 4 KiB, 32 conns", unit: "req/s", against: "xnet", reach: 1.2, next: 1.0, nextAgainst: "apache",
+		{goal: goal{name: "get4k", title: "GET 4 KiB, 32 conns", unit: "req/s", against: "xnet", reach: 1.2, next: 1.0, nextAgainst: "apache"},
 			needs: smallFile, measure: getLoad(32, false)},
-		{name: "get4k1", title: "GET 4 KiB, 1 conn", unit: "req/s", needs: smallFile, measure: getLoad(1, false)},
-		{name: "range4k", title: "range 4 KiB of the big file, 32", unit: "req/s", needs: bigFile, measure: getLoad(32, true), check: checkRanges},
-		{name: "get1g", title: "GET the big file", unit: "MiB/s", against: "nginx", reach: 1.0, next: 0.7, nextAgainst: "lighttpd",
+		{goal: goal{name: "get4k1", title: "GET 4 KiB, 1 conn", unit: "req/s"}, needs: smallFile, measure: getLoad(1, false)},
+		{goal: goal{name: "range4k", title: "range 4 KiB of the big file, 32", unit: "req/s"}, needs: bigFile, measure: getLoad(32, true), check: checkRanges},
+		{goal: goal{name: "get1g", title: "GET the big file", unit: "MiB/s", against: "nginx", reach: 1.0, next: 0.7, nextAgainst: "lighttpd"},
 			needs: bigFile, measure: getBig},
-		{name: "put4k", title: "PUT 4 KiB new, 32", unit: "req/s", against: "nginx", reach: 0.7, next: 1.0,
+		{goal: goal{name: "put4k", title: "PUT 4 KiB new, 32", unit: "req/s", against: "nginx", reach: 0.7, next: 1.0},
 			measure: putLoad("new32", 32, 0), check: checkPuts("new32")},
-		{name: "put4k1", title: "PUT 4 KiB new, 1", unit: "req/s", against: "yardstick", reach: 0.5, next: 0.8,
+		{goal: goal{name: "put4k1", title: "PUT 4 KiB new, 1", unit: "req/s", against: "yardstick", reach: 0.5, next: 0.8},
 			measure: putLoad("new1", 1, 0), check: checkPuts("new1"),
 			yardstick: func(b *bench) (float64, error) { return fsyncRate(b.dir, b.secs) }},
-		{name: "over4k", title: "PUT 4 KiB overwrite, 32", unit: "req/s", against: "xnet", reach: 1.0, next: 1.3,
+		{goal: goal{name: "over4k", title: "PUT 4 KiB overwrite, 32", unit: "req/s", against: "xnet", reach: 1.0, next: 1.3},
 			measure: putLoad("over", 32, 100), check: checkPuts("over")},
-		{name: "put1g", title: "PUT the big file", unit: "MiB/s", against: "yardstick", reach: 0.85, next: 0.95,
+		{goal: goal{name: "put1g", title: "PUT the big file", unit: "MiB/s", against: "yardstick", reach: 0.85, next: 0.95},
 			measure: putBig, check: checkContent("/up.bin"), after: removePath("/up.bin"),
 			yardstick: func(b *bench) (float64, error) { return writeRate(b.dir, b.size) }},
-		{name: "propfind", title: "PROPFIND of the folder, named props", unit: "ms", less: true, against: "nginx", reach: 1.0, next: 2.0,
+		{goal: goal{name: "propfind", title: "PROPFIND of the folder, named props", unit: "ms", less: true, against: "nginx", reach: 1.0, next: 2.0},
 			needs: tree, measure: listing(namedProps), check: checkListing(namedProps)},
-		{name: "allprop", title: "PROPFIND of the folder, allprop", unit: "ms", less: true, against: "nginx", reach: 1.0, next: 2.0,
+		{goal: goal{name: "allprop", title: "PROPFIND of the folder, allprop", unit: "ms", less: true, against: "nginx", reach: 1.0, next: 2.0},
 			needs: tree, measure: listing(allProps), check: checkListing(allProps)},
-		{name: "propmem", title: "... peak memory above idle", unit: "MiB", less: true, reach: 8, next: 8,
+		{goal: goal{name: "propmem", title: "... peak memory above idle", unit: "MiB", less: true, reach: 8, next: 8},
 			needs: tree, measure: listingMemory},
-		{name: "copy1g", title: "COPY the big file", unit: "ms", less: true, reach: 10, next: 2,
+		{goal: goal{name: "copy1g", title: "COPY the big file", unit: "ms", less: true, reach: 10, next: 2},
 			needs: bigFile, measure: copyBig, check: checkContent("/copy.bin"), after: removePath("/copy.bin")},
-		{name: "copydir", title: "COPY the folder", unit: "ms", less: true, against: "lighttpd", reach: 1.0, next: 3.0,
+		{goal: goal{name: "copydir", title: "COPY the folder", unit: "ms", less: true, against: "lighttpd", reach: 1.0, next: 3.0},
 			needs: tree, measure: copyTree, check: checkCopy},
-		{name: "movedir", title: "MOVE the folder", unit: "ms", less: true, reach: 10, next: 2, needs: tree, measure: moveTree},
-		{name: "deldir", title: "DELETE the folder", unit: "ms", less: true, reach: 10, next: 2, needs: tree, measure: deleteTree},
+		{goal: goal{name: "movedir", title: "MOVE the folder", unit: "ms", less: true, reach: 10, next: 2}, needs: tree, measure: moveTree},
+		{goal: goal{name: "deldir", title: "DELETE the folder", unit: "ms", less: true, reach: 10, next: 2}, needs: tree, measure: deleteTree},
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -23,9 +22,7 @@ const opTimeout = 5 * time.Minute
 // server is a started peer.
 type server struct {
 	peer
-	site site
-	cmd  *exec.Cmd
-	exit chan error
+	*process
 	http *httpwire.Client
 	// ready holds the names of the fixtures that have been prepared.
 	ready map[fixture]bool
@@ -66,22 +63,11 @@ func start(ctx context.Context, p peer, dir string) (*server, error) {
 }
 
 func launch(ctx context.Context, p peer, st site, args []string) (*server, error) {
-	out, err := os.Create(st.file("output"))
+	pr, err := spawn(st, args)
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close()
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, st.Dir
-	// Its own process group keeps the terminal's interrupt from the server:
-	// it is stopped in order, after the row that is running.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	s := &server{peer: p, site: st, cmd: cmd, exit: make(chan error, 1), ready: map[fixture]bool{},
-		http: httpwire.NewClient(st.addr(), opTimeout)}
-	go func() { s.exit <- cmd.Wait() }()
+	s := &server{peer: p, process: pr, ready: map[fixture]bool{}, http: httpwire.NewClient(st.addr(), opTimeout)}
 	if err := s.await(ctx); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("%w\n%s", err, s.output())
@@ -98,10 +84,10 @@ func (s *server) await(ctx context.Context) error {
 		if err == nil && r.OK() {
 			return nil
 		}
+		if err := s.ended(); err != nil {
+			return fmt.Errorf("at start: %w", err)
+		}
 		select {
-		case err := <-s.exit:
-			s.exit <- err
-			return fmt.Errorf("ended at start: %w", err)
 		case <-ctx.Done():
 			return fmt.Errorf("not ready: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
@@ -109,17 +95,10 @@ func (s *server) await(ctx context.Context) error {
 	}
 }
 
-// stop ends the server, politely at first. It may be called more than once.
+// stop ends the server. It may be called more than once.
 func (s *server) stop() {
 	s.http.Close()
-	s.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-s.exit:
-	case <-time.After(20 * time.Second):
-		s.cmd.Process.Kill()
-		<-s.exit
-	}
-	s.exit <- nil
+	s.process.stop()
 }
 
 // restart ends the server and starts it again on the same data.
@@ -133,16 +112,6 @@ func (s *server) restart(ctx context.Context) error {
 	again.ready = s.ready
 	*s = *again
 	return nil
-}
-
-// output returns the end of what the server has printed and logged.
-func (s *server) output() string {
-	var b strings.Builder
-	for _, name := range []string{"output", "log"} {
-		text, _ := os.ReadFile(s.site.file(name)) // Not every server has both.
-		b.Write(text[max(0, len(text)-2000):])
-	}
-	return strings.TrimSpace(b.String())
 }
 
 // do sends one request and returns an error unless the answer is 2xx. A 207
@@ -205,7 +174,7 @@ func freePorts(n int) ([]int, error) {
 
 // meter measures what one server uses between begin and end.
 type meter struct {
-	all  []*server
+	all  []*process
 	srv  *server
 	cpu  time.Duration
 	idle proc.Memory
@@ -243,30 +212,4 @@ func (m *meter) end() (sample, error) {
 	mem, err2 := proc.Mem(pid)
 	s.CPU, s.Peak, s.Above = cpu-m.cpu, mem.Peak, max(0, mem.Peak-m.idle.RSS)
 	return s, errors.Join(err1, err2)
-}
-
-// settle returns when the servers together have used almost no CPU for a
-// while, or after ten seconds: some work in the background without an end.
-func settle(all []*server) {
-	const step = 60 * time.Millisecond
-	last, quiet := busy(all), 0
-	for range int(10 * time.Second / step) {
-		time.Sleep(step)
-		now := busy(all)
-		if now-last > 10*time.Millisecond {
-			quiet = 0
-		} else if quiet++; quiet == 2 {
-			return
-		}
-		last = now
-	}
-}
-
-func busy(all []*server) (sum time.Duration) {
-	for _, s := range all {
-		if d, err := proc.CPU(s.cmd.Process.Pid); err == nil {
-			sum += d
-		}
-	}
-	return sum
 }

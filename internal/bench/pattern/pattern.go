@@ -50,11 +50,17 @@ func (s Source) WriteTo(w io.Writer) (int64, error) {
 // At returns the n bytes at offset off. Both must be multiples of Block.
 func At(off, n int64) []byte {
 	out := make([]byte, n)
-	for i := range out {
-		out[i] = template[(off+int64(i))%chunk]
-	}
-	stamp(out, off)
+	Fill(out, off)
 	return out
+}
+
+// Fill makes b the content at offset off, without allocating. The offset and
+// the length must be multiples of Block.
+func Fill(b []byte, off int64) {
+	for done := 0; done < len(b); {
+		done += copy(b[done:], template[(off+int64(done))%chunk:])
+	}
+	stamp(b, off)
 }
 
 // Checker is a writer that compares what it is given with the pattern from the
