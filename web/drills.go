@@ -1,67 +1,53 @@
 package web
 
 import (
-	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 
 	"engramfs/store"
 )
 
-// maxBody bounds a request's body, in bytes.
-const maxBody = 64 << 10
-
 // Drill is the body of POST /api/v1/drills, and of its answer.
 type Drill struct {
 	Path  string `json:"path"`
-	Point string `json:"point"` // "": the first one reached
-	Cause string `json:"cause"` // panic, goexit or error
+	Point string `json:"point,omitempty"` // "": the first one reached
+	Cause string `json:"cause"`           // panic, goexit or error
 }
 
-func (a *admin) getDrills(w http.ResponseWriter, r *http.Request) error {
-	if !a.drills {
-		return errNoDrills
-	}
-	return writeJSON(w, struct {
-		Points []store.FaultPoint `json:"points"`
-		Causes []string           `json:"causes"`
-	}{a.points, []string{"panic", "goexit", "error"}})
+// drillCauses are the ways in which a drill can strike.
+var drillCauses = []string{"panic", "goexit", "error"}
+
+// DrillPoints is the answer of GET /api/v1/drills.
+type DrillPoints struct {
+	Points []store.FaultPoint `json:"points"`
+	Causes []string           `json:"causes"`
 }
 
-// postDrill arms a one-shot fault and answers with what it armed.
-func (a *admin) postDrill(w http.ResponseWriter, r *http.Request) error {
-	if !a.drills {
-		return errNoDrills
+func (a *Server) drillOperations() []operation {
+	return []operation{
+		get("/api/v1/drills", "listDrills", "drills", "Where and how a drill can strike", a.getDrills),
+		post("/api/v1/drills", "armDrill", "drills", "Make the next change of a file fail on purpose, once", a.postDrill),
 	}
-	var d Drill
-	if err := readJSON(w, r, &d); err != nil {
-		return err
+}
+
+func (a *Server) getDrills(http.ResponseWriter, *http.Request) (DrillPoints, error) {
+	if !a.o.Drills {
+		return DrillPoints{}, errNoDrills
+	}
+	return DrillPoints{a.o.Points, drillCauses}, nil
+}
+
+func (a *Server) postDrill(_ http.ResponseWriter, r *http.Request, d Drill) (Drill, error) {
+	return d, a.arm(r, d)
+}
+
+// arm arms a one-shot fault, for the API and the page alike.
+func (a *Server) arm(r *http.Request, d Drill) error {
+	if !a.o.Drills {
+		return errNoDrills
 	}
 	if d.Path == "" || d.Path[0] != '/' {
 		return badRequest("path %q: want an absolute path", d.Path)
 	}
-	if err := a.store.ArmFault(r.Context(), d.Path, d.Point, d.Cause); err != nil {
-		return err
-	}
-	a.log.Info("admin drill", "path", d.Path, "point", d.Point, "cause", d.Cause,
-		"user", a.principal(r), "remote", r.RemoteAddr)
-	return writeJSON(w, d)
-}
-
-// readJSON reads one JSON value and nothing else into v. The media type is not
-// looked at, so that curl -d works: other origins are refused before.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-			return &apiError{http.StatusRequestEntityTooLarge, "too_large", "the body is too large"}
-		}
-		return badRequest("body: %v", err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return badRequest("body: want one JSON value and nothing after it")
-	}
-	return nil
+	act := action{name: "drill.arm", target: d.Path, facts: map[string]any{"point": d.Point, "cause": d.Cause}}
+	return a.do(r, act, func(*action) error { return a.store.ArmFault(r.Context(), d.Path, d.Point, d.Cause) })
 }

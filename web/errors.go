@@ -1,7 +1,6 @@
 package web
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +40,19 @@ var (
 	errMethod      = &apiError{http.StatusMethodNotAllowed, "method_not_allowed", "the method does not apply here"}
 	errCrossOrigin = &apiError{http.StatusForbidden, "cross_origin", "a page of another origin may not change anything here"}
 	errNoDrills    = &apiError{http.StatusForbidden, "drills_disabled", "start the server with --enable-drills"}
+	errNoBody      = &apiError{http.StatusBadRequest, "bad_request", "want a JSON value as the body"}
+	errBlind       = &apiError{http.StatusServiceUnavailable, "unknown", "the locks cannot be read: see the server's log"}
+	errBusy        = &apiError{http.StatusServiceUnavailable, "busy", "the store does not answer in time: a lock may be stuck, see the health"}
+	errAudit       = &apiError{http.StatusServiceUnavailable, "audit_failed", "the audit log cannot be written: nothing was done"}
+	errStreams     = &apiError{http.StatusServiceUnavailable, "too_many_streams", "too many streams are open: close one"}
+	errNotHere     = &apiError{http.StatusNotFound, "not_available", "this server does not have that"}
+	errNoEvent     = &apiError{http.StatusNotFound, "not_found", "there is no such event: only the newest are kept"}
+	errNoJob       = &apiError{http.StatusNotFound, "not_found", "there is no such job"}
+	errJobRunning  = &apiError{http.StatusConflict, "job_running", "it is running already"}
+	errJobIdle     = &apiError{http.StatusConflict, "job_not_running", "it is not running"}
+	errClosing     = &apiError{http.StatusServiceUnavailable, "closing", "the server is stopping"}
+	errNoLogin     = &apiError{http.StatusUnauthorized, "unauthorized", "log in, or send credentials: Basic with a user's password, or Bearer with the token"}
+	errTooMany     = &apiError{http.StatusTooManyRequests, "too_many_attempts", "too many wrong passwords: wait a little"}
 	errNoGen       = &apiError{http.StatusPreconditionRequired, "generation_required",
 		`send If-Match with the generation you saw, such as If-Match: "3"`}
 )
@@ -60,6 +72,15 @@ type lockError struct {
 func (e *lockError) Error() string { return fmt.Sprintf("lock %s: %v", e.lock, e.err) }
 func (e *lockError) Unwrap() error { return e.err }
 
+// waitError says when to try again.
+type waitError struct {
+	retryAfter string // seconds
+	err        error
+}
+
+func (e *waitError) Error() string { return e.err.Error() }
+func (e *waitError) Unwrap() error { return e.err }
+
 // panicError turns the value of a handler's panic into an error with its stack.
 func panicError(v any) error {
 	return fmt.Errorf("handler panicked: %v\n%s", v, debug.Stack())
@@ -73,9 +94,9 @@ var statuses = []struct {
 	code   string
 	detail string
 }{
-	{poison.ErrStale, http.StatusPreconditionFailed, "generation_stale", "the lock was poisoned again since: look at it first"},
+	{poison.ErrStale, http.StatusPreconditionFailed, "generation_stale", "the lock was poisoned again or reset since it was looked at: nothing was changed, look at it first"},
 	{poison.ErrHeld, http.StatusConflict, "lock_held", "a request still holds the lock: nothing can take it away, try again later"},
-	{poison.ErrNotPoisoned, http.StatusConflict, "lock_healthy", "the lock is not poisoned: there is nothing to reset"},
+	{poison.ErrNotPoisoned, http.StatusConflict, "lock_healthy", "the lock is not poisoned: there is nothing to reset, somebody may have done it before"},
 	{store.ErrReadOnly, http.StatusServiceUnavailable, "store_read_only", "the store is read-only: remove the cause and restart the server"},
 	{store.ErrNoSpace, http.StatusInsufficientStorage, "no_space", "the disk is full: free space and try again"},
 	{store.ErrDamaged, http.StatusConflict, "damaged", "the durable data does not pass its checks: restore or overwrite it"},
@@ -83,6 +104,8 @@ var statuses = []struct {
 	{store.ErrName, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
 	{store.ErrNameTooLong, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
 	{store.ErrNotDir, http.StatusNotFound, "path_not_found", "no such path"},
+	{store.ErrNoLock, http.StatusNotFound, "not_found", "there is no such lock: it may have expired"},
+	{store.ErrClosed, http.StatusServiceUnavailable, "closing", "the server is stopping"},
 	{fs.ErrInvalid, http.StatusBadRequest, "bad_request", ""},
 	{fs.ErrNotExist, http.StatusNotFound, "not_found", "it does not exist"},
 }
@@ -118,28 +141,23 @@ func problemOf(err error) problem {
 }
 
 // writeError is the one place where an error becomes an answer.
-func (a *admin) writeError(w http.ResponseWriter, r *http.Request, err error) {
+func (a *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
 	if p.Status == http.StatusInternalServerError {
 		a.log.Error("admin request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
+	errorHeaders(w, r, p, err)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	writeBody(w, p)
 }
 
-// writeJSON answers 200 with v.
-func writeJSON(w http.ResponseWriter, v any) error {
-	w.Header().Set("Content-Type", "application/json")
-	writeBody(w, v)
-	return nil
-}
-
-// writeBody writes v as JSON that a person can read. An error means that the
-// client has gone.
-func writeBody(w http.ResponseWriter, v any) {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	_ = enc.Encode(v)
+// errorHeaders adds what an error's answer owes besides its body.
+func errorHeaders(w http.ResponseWriter, r *http.Request, p problem, err error) {
+	if wait := (*waitError)(nil); errors.As(err, &wait) {
+		w.Header().Set("Retry-After", wait.retryAfter)
+	}
+	if p.Status == http.StatusUnauthorized {
+		challenge(w, r)
+	}
 }

@@ -1,23 +1,31 @@
-// Package web serves the admin API over a store: its health, its locks, the
-// reset of a poisoned lock, and drills. It adapts chi to the store.
+// Package web serves the admin surface of a store: a health page for people and
+// an API for programs, with what is poisoned, stuck or damaged, and the actions
+// that heal it. It adapts chi to the store.
 //
-// A GET changes nothing and takes none of the store's locks, so the API answers
-// while the store is stuck. Whoever may use it may see stacks; the WebDAV side
-// never shows one.
+// Health takes none of the store's locks, so the page and the API answer while
+// the store is stuck. What can only be had with a lock, such as the number of
+// files, is asked for a moment and otherwise unknown: null in the API, the word
+// "unknown" on the page, never 0. A GET changes nothing. Every action is a POST
+// and leaves two lines in the audit log, one before and one after. Whoever may
+// use the admin surface may see stacks; the other doors never show one.
 package web
 
 import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 
 	"engramfs/store"
+	"engramfs/store/poison"
 )
 
-// Store is what the admin API needs of a *store.Store.
+// Store is what the admin surface needs of a *store.Store. What a store has
+// besides, of the interfaces below, is used too.
 type Store interface {
 	Locks() []store.LockStatus
 	LockStatus(name string) (store.LockStatus, error)
@@ -26,7 +34,33 @@ type Store interface {
 	ArmFault(ctx context.Context, path, point, cause string) error
 }
 
-var _ Store = (*store.Store)(nil)
+// What a store may have besides; what it lacks is not offered.
+type (
+	historian interface {
+		History(limit int) ([]store.HistoryEntry, error)
+	}
+	checker interface {
+		Check(context.Context) ([]string, error)
+	}
+	meter interface {
+		StatFS(context.Context) (store.StatFS, error)
+		FileCount(context.Context) int64
+		DirCount(context.Context) int64
+	}
+	davLocker interface{ DAVLocks() *store.LockTable }
+	damager   interface{ Damaged() []store.Damage }
+	registrar interface{ Registry() *poison.Registry }
+)
+
+var _ interface {
+	Store
+	historian
+	checker
+	meter
+	davLocker
+	damager
+	registrar
+} = (*store.Store)(nil)
 
 // Build names the running program.
 type Build struct {
@@ -34,79 +68,161 @@ type Build struct {
 	Go      string `json:"go"` // version of the compiler
 }
 
-// Options of New.
+// Options of New. Everything but Store may be left out; what is left out is not
+// shown.
 type Options struct {
 	Store  Store        // required
 	Logger *slog.Logger // nil: nothing is logged
 	Build  Build
+	Now    func() time.Time // nil: time.Now
 
 	// Hung reports that a lock has been held so long that only a restart can
 	// help: the health is then answered with 503. nil: never.
 	Hung func() bool
+	// Snapshot is the health of all locks, taken without any of them. nil: that
+	// of the store's registry, if it has one.
+	Snapshot func() poison.Snapshot
 
-	// Drills lets POST /api/v1/drills arm faults at Points. Without it both
-	// methods are refused with 403.
+	// Metrics serves GET /metrics, to those who may see the health's details, and
+	// with MetricsPublic to everybody. nil: there are none.
+	Metrics       http.Handler
+	MetricsPublic bool
+	// DegradedNotReady makes /readyz fail while a lock is poisoned or content is
+	// damaged. Without it that is a warning, because reads are served.
+	DegradedNotReady bool
+
+	// Drills lets POST /api/v1/drills arm faults at Points. Without it drills
+	// are refused with 403.
 	Drills bool
 	Points []store.FaultPoint
 
-	// Require admits authenticated requests only; Optional admits those
-	// without credentials too, which then see of the health only its status.
-	// nil: everybody is admitted and sees all.
-	Require  func(http.Handler) http.Handler
+	// Require admits requests with a user's name and password (HTTP Basic) and
+	// refuses others with 401, or 429 and Retry-After. nil: everybody is admitted
+	// and sees all. The login of the page asks it, too.
+	Require func(http.Handler) http.Handler
+	// Optional says that a request without credentials may see the status, and
+	// nothing else, of the health. nil: it may not.
 	Optional func(http.Handler) http.Handler
-	// Principal names the user who sent the request; nil: nobody has a name.
+	// Principal names the user whom Require has admitted; nil: nobody has a name.
 	Principal func(*http.Request) string
+	// Token admits requests that carry it (Authorization: Bearer), beside those
+	// that Require admits. See LoadToken. "": no token.
+	Token string
+
+	// Audit gets a line before and after every action. An action that it cannot
+	// take is refused. nil: actions are only logged.
+	Audit *Audit
+
+	Engine    func() EngineStats  // figures of the metadata engine
+	Traffic   func() Traffic      // figures of the requests that the doors serve
+	Handles   func() []OpenHandle // files that clients hold open
+	Mounts    func() []Mount      // mount points of this process
+	Listeners func() []Listener   // addresses that this process listens on
+	Config    func() []Setting    // the configuration in force
+	Jobs      []JobSpec           // long work besides the store's own check
+	Notes     func() []string     // what an operator should know, such as a crash before this start
 }
 
-// admin holds the handlers. All fields are immutable after New.
-type admin struct {
+// Server is the handler of the admin listener. Its methods may be called by
+// several goroutines at once.
+type Server struct {
+	// Immutable after New.
+	o         Options
 	store     Store
 	log       *slog.Logger
-	build     Build
-	hung      func() bool
-	drills    bool
-	points    []store.FaultPoint
-	private   bool // requests without a principal see less
-	principal func(*http.Request) string
+	now       func() time.Time
+	snapshot  func() poison.Snapshot // nil: not known
+	private   bool                   // requests without credentials are refused
+	table     []operation
+	openAPI   []byte
+	handler   http.Handler
+	sessions  *sessions
+	audit     *Audit // nil: none
+	jobs      *jobs
+	samples   *samples
+	resets    resets
+	streams   chan struct{} // a slot for each open stream
+	ctx       context.Context
+	cancel    context.CancelFunc
+	started   time.Time
+	probes    probes
+	closeOnce sync.Once
 }
 
-// New returns the handler of the admin listener.
-func New(o Options) http.Handler {
-	a := &admin{
-		store: o.Store, log: o.Logger, build: o.Build,
-		hung: o.Hung, drills: o.Drills, points: o.Points,
-		private: o.Optional != nil, principal: o.Principal,
-	}
-	if a.log == nil {
-		a.log = slog.New(slog.DiscardHandler)
-	}
-	if a.principal == nil {
-		a.principal = func(*http.Request) string { return "" }
-	}
-	if a.hung == nil {
-		a.hung = func() bool { return false }
-	}
-	if a.points == nil {
-		a.points = []store.FaultPoint{}
-	}
-	require, optional := orAll(o.Require), orAll(o.Optional)
+// maxStreams bounds the streams that are open at the same time: each looks at
+// the locks a few times a second.
+const maxStreams = 32
 
+// New returns the admin surface. Run it to have samples; Close it in the end.
+func New(o Options) *Server {
+	o.setDefaults()
+	a := &Server{
+		o: o, store: o.Store, log: o.Logger, now: o.Now, audit: o.Audit, snapshot: o.Snapshot, private: o.Require != nil,
+		started: o.Now(), sessions: newSessions(o.Now), samples: &samples{}, streams: make(chan struct{}, maxStreams),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.jobs = newJobs(a.ctx, a.now, a.log, a.jobSpecs(), a.jobEnded)
+	a.table = a.operations()
+	a.openAPI = describeAPI(a.table, o.Build.Version)
+	a.handler = a.routes()
+	return a
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Hung == nil {
+		o.Hung = func() bool { return false }
+	}
+	if o.Principal == nil {
+		o.Principal = func(*http.Request) string { return "" }
+	}
+	if o.Points == nil {
+		o.Points = []store.FaultPoint{}
+	}
+	if r, ok := o.Store.(registrar); ok && o.Snapshot == nil {
+		o.Snapshot = r.Registry().Health
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (a *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+
+// Run samples the figures for the plots until ctx ends, and then ends streams
+// and jobs as Close does. A server that is to stop calls it with a context that
+// ends before it waits for its requests, because a stream is a request that does
+// not end by itself.
+func (a *Server) Run(ctx context.Context) {
+	defer a.Close()
+	a.runSampler(ctx)
+}
+
+// Close ends the streams and the jobs, and waits for the jobs. The handler goes on
+// answering requests.
+func (a *Server) Close() {
+	a.closeOnce.Do(a.cancel)
+	a.jobs.wait()
+}
+
+// EndSessions logs everybody out of the page: for when the users have changed.
+func (a *Server) EndSessions() { a.sessions.endAll() }
+
+func (a *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(a.catch, headers, a.sameOrigin, middleware.GetHead)
+	r.Use(a.catch, a.headers, a.sameOrigin, middleware.GetHead)
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
 	r.MethodNotAllowed(a.handle(func(w http.ResponseWriter, req *http.Request) error {
 		setAllow(w, r, req.URL.EscapedPath())
 		return errMethod
 	}))
-	r.With(optional).Get("/api/v1/health", a.handle(a.getHealth))
-	r.Group(func(r chi.Router) {
-		r.Use(require)
-		r.Get("/api/v1/locks", a.handle(a.getLocks))
-		r.Get("/api/v1/locks/{name}", a.handle(a.getLock))
-		r.Post("/api/v1/locks/{name}/reset", a.handle(a.postReset))
-		r.Get("/api/v1/drills", a.handle(a.getDrills))
-		r.Post("/api/v1/drills", a.handle(a.postDrill))
-	})
+	for _, op := range a.table {
+		r.Method(op.method, op.path, a.admit(op.open, a.handle(op.serve)))
+	}
+	a.pageRoutes(r)
 	return r
 }
 
@@ -123,15 +239,8 @@ func setAllow(w http.ResponseWriter, routes chi.Routes, path string) {
 	}
 }
 
-func orAll(m func(http.Handler) http.Handler) func(http.Handler) http.Handler {
-	if m == nil {
-		return func(next http.Handler) http.Handler { return next }
-	}
-	return m
-}
-
 // handle turns a handler that returns an error into one that answers it.
-func (a *admin) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+func (a *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
 			a.writeError(w, r, err)
@@ -140,7 +249,7 @@ func (a *admin) handle(h func(http.ResponseWriter, *http.Request) error) http.Ha
 }
 
 // catch is the last net under the handlers: a panic is logged and answered 500.
-func (a *admin) catch(next http.Handler) http.Handler {
+func (a *Server) catch(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			switch v := recover(); v {
@@ -155,21 +264,30 @@ func (a *admin) catch(next http.Handler) http.Handler {
 	})
 }
 
+// contentPolicy lets the page load its own files and talk to this server, and
+// nothing else. No script and no style is inline.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
 // headers sets what every answer carries: nothing is cached, sniffed, framed
-// or run.
-func headers(next http.Handler) http.Handler {
+// or loaded from elsewhere.
+func (a *Server) headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
-		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", contentPolicy)
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		// Not no-referrer: with it a browser sends "Origin: null" with the page's own
+		// forms (Fetch standard, section 3.1), and sameOrigin could not tell.
+		h.Set("Referrer-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
 		next.ServeHTTP(w, r)
 	})
 }
 
 // sameOrigin refuses changes that a page of another origin asks a browser for.
-func (a *admin) sameOrigin(next http.Handler) http.Handler {
+func (a *Server) sameOrigin(next http.Handler) http.Handler {
 	p := http.NewCrossOriginProtection()
 	p.SetDenyHandler(a.handle(func(http.ResponseWriter, *http.Request) error { return errCrossOrigin }))
 	return p.Handler(next)

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,66 +9,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"engramfs/store"
 	"engramfs/store/poison"
 )
-
-// fake is a store with one poisoned inode, whose methods answer what a test set.
-type fake struct {
-	locks    []store.LockStatus
-	readOnly error
-	report   *store.ResetReport
-	err      error
-	panics   bool
-
-	called string // the last changing call
-}
-
-func (f *fake) Locks() []store.LockStatus {
-	if f.panics {
-		panic("boom")
-	}
-	return f.locks
-}
-
-func (f *fake) LockStatus(name string) (store.LockStatus, error) {
-	for _, l := range f.locks {
-		if l.Name == name {
-			return l, nil
-		}
-	}
-	return store.LockStatus{}, fmt.Errorf("lock %q: %w", name, fs.ErrNotExist)
-}
-
-func (f *fake) ResetLock(_ context.Context, name string, gen uint64, dryRun bool) (*store.ResetReport, error) {
-	f.called = fmt.Sprintf("reset %s gen=%d dry=%t", name, gen, dryRun)
-	return f.report, f.err
-}
-
-func (f *fake) ReadOnly() error { return f.readOnly }
-
-func (f *fake) ArmFault(_ context.Context, path, point, cause string) error {
-	f.called = fmt.Sprintf("arm %s %q %s", path, point, cause)
-	return f.err
-}
-
-var poisonedAt = time.Date(2026, 3, 4, 14, 2, 11, 0, time.UTC)
-
-func newFake() *fake {
-	ev := &poison.Event{
-		ID: "e1", Lock: "inode:7", Op: "rename", Cause: poison.Panic, Value: "boom",
-		Stack: []byte("goroutine 1\n\tfile.go:1\n"), Gen: 3, At: poisonedAt, Also: []string{"inode:9"},
-	}
-	return &fake{
-		locks: []store.LockStatus{
-			{Name: "alloc", State: lockHealthy},
-			{Name: "inode:7", State: lockPoisoned, Path: "/photos/2024", Gen: 3, Event: ev},
-		},
-		report: &store.ResetReport{Lock: "inode:7", Gen: 3, Kept: []string{"1 handle"}},
-	}
-}
 
 func serve(h http.Handler, method, target, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, strings.NewReader(body))
@@ -117,7 +60,7 @@ func TestHealth(t *testing.T) {
 	}{
 		{"Online", func(f *fake) { f.locks = f.locks[:1] }, Online, "", "", 0, 0},
 		{"Poisoned", func(*fake) {}, Degraded, "/photos/2024) is poisoned since 2026-03-04 14:02:11 UTC (panic in rename)", `/api/v1/locks/inode:7/reset with If-Match: "3"`, 1, 0},
-		{"Stuck", func(f *fake) { f.locks = append(f.locks, stuck) }, Degraded, "inode:8 (/b) has been held too long by one request (and 1 more)", "restart", 1, 1},
+		{"Stuck", func(f *fake) { f.locks = append(f.locks, stuck) }, Stuck, "inode:8 (/b) has been held too long by one request (and 1 more)", "restart", 1, 1},
 		{"ReadOnly", func(f *fake) { f.readOnly = full }, ReadOnly, "no space for the journal", "restart", 1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -131,7 +74,7 @@ func TestHealth(t *testing.T) {
 			if c.status == Online && (h.Problem != "" || h.Action != "") {
 				t.Errorf("an online server has problem %q, action %q", h.Problem, h.Action)
 			}
-			if h.Locks == nil || h.Locks.Poisoned != c.poisoned || h.Locks.Stuck != c.stuck || h.Build == nil || h.Build.Version != "v1" {
+			if h.HealthDetails == nil || h.Locks == nil || h.Locks.Poisoned != c.poisoned || h.Locks.Stuck != c.stuck || h.Build == nil || h.Build.Version != "v1" {
 				t.Errorf("locks = %+v, build = %+v", h.Locks, h.Build)
 			}
 		})
@@ -146,39 +89,17 @@ func TestHungServerFailsItsHealth(t *testing.T) {
 }
 
 func TestHealthWithoutCredentialsHidesPaths(t *testing.T) {
-	all := func(next http.Handler) http.Handler { return next }
-	user := ""
-	h := New(Options{Store: newFake(), Require: all, Optional: all, Principal: func(*http.Request) string { return user }})
+	o := Options{Store: newFake()}
+	gate(&o)
+	h := New(o)
 	w := serve(h, "GET", "/api/v1/health", "")
 	if got := strings.Join(strings.Fields(w.Body.String()), ""); got != `{"status":"degraded"}` {
 		t.Errorf("without credentials: %s", got)
 	}
-	user = "ann"
-	if w = serve(h, "GET", "/api/v1/health", ""); !strings.Contains(w.Body.String(), "/photos/2024") {
+	if w = serve(h, "GET", "/api/v1/health", "", "Authorization", basicAnn); !strings.Contains(w.Body.String(), "/photos/2024") {
 		t.Errorf("with credentials: %s", w.Body)
 	}
-}
-
-func TestEverythingButHealthIsBehindRequire(t *testing.T) {
-	f := newFake()
-	h := New(Options{
-		Store: f, Drills: true,
-		Optional: func(next http.Handler) http.Handler { return next },
-		Require: func(http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
-		},
-	})
-	for _, c := range [][2]string{
-		{"GET", "/api/v1/locks"}, {"GET", "/api/v1/locks/inode:7"}, {"POST", "/api/v1/locks/inode:7/reset"},
-		{"GET", "/api/v1/drills"}, {"POST", "/api/v1/drills"},
-	} {
-		if w := serve(h, c[0], c[1], `{"path":"/a","cause":"panic"}`, "If-Match", `"3"`); w.Code != 401 {
-			t.Errorf("%s %s = %d, want 401", c[0], c[1], w.Code)
-		}
-	}
-	if f.called != "" {
-		t.Errorf("the store was called: %s", f.called)
-	}
+	wantProblem(t, serve(h, "GET", "/api/v1/health", "", "Authorization", basicWrong), 401, "unauthorized")
 }
 
 func TestLocks(t *testing.T) {
@@ -226,8 +147,8 @@ func TestReset(t *testing.T) {
 	h := New(Options{Store: f})
 	for query, dry := range map[string]bool{"": false, "?dry_run=0": false, "?dry_run=1": true, "?dry_run=true": true} {
 		w := serve(h, "POST", "/api/v1/locks/inode%3A7/reset"+query, "", "If-Match", ` "3" `)
-		if want := fmt.Sprintf("reset inode:7 gen=3 dry=%t", dry); w.Code != 200 || f.called != want {
-			t.Errorf("reset%s = %d, called %q, want %q", query, w.Code, f.called, want)
+		if want := fmt.Sprintf("reset inode:7 gen=3 dry=%t", dry); w.Code != 200 || f.calls() != want {
+			t.Errorf("reset%s = %d, called %q, want %q", query, w.Code, f.calls(), want)
 		}
 		if r := decode[store.ResetReport](t, w); len(r.Kept) != 1 {
 			t.Errorf("report = %+v", r)
@@ -256,13 +177,13 @@ func TestResetNeedsTheGeneration(t *testing.T) {
 			header = []string{"If-Match", c.ifMatch}
 		}
 		wantProblem(t, serve(New(Options{Store: f}), "POST", "/api/v1/locks/inode:7/reset", "", header...), c.status, c.code)
-		if f.called != "" {
+		if f.calls() != "" {
 			t.Errorf("If-Match %q: the store was called", c.ifMatch)
 		}
 	}
 	f := newFake()
 	wantProblem(t, serve(New(Options{Store: f}), "POST", "/api/v1/locks/inode:7/reset?dry_run=perhaps", "", "If-Match", `"3"`), 400, "bad_request")
-	if f.called != "" {
+	if f.calls() != "" {
 		t.Error("dry_run=perhaps: the store was called")
 	}
 }
@@ -316,8 +237,8 @@ func TestDrills(t *testing.T) {
 		t.Errorf("points = %d %s", w.Code, w.Body)
 	}
 	w = serve(h, "POST", "/api/v1/drills", `{"path": "/photos", "point": "change:locked", "cause": "goexit"}`)
-	if w.Code != 200 || f.called != `arm /photos "change:locked" goexit` {
-		t.Errorf("drill = %d, called %q", w.Code, f.called)
+	if w.Code != 200 || f.calls() != `arm /photos "change:locked" goexit` {
+		t.Errorf("drill = %d, called %q", w.Code, f.calls())
 	}
 }
 
@@ -346,8 +267,8 @@ func TestDrillErrors(t *testing.T) {
 			f := newFake()
 			f.err = c.err
 			wantProblem(t, serve(New(Options{Store: f, Drills: true}), "POST", "/api/v1/drills", c.body), c.status, c.code)
-			if c.err == nil && f.called != "" {
-				t.Errorf("the store was called: %s", f.called)
+			if c.err == nil && f.calls() != "" {
+				t.Errorf("the store was called: %s", f.calls())
 			}
 		})
 	}
@@ -358,8 +279,8 @@ func TestDrillsAreOffUnlessEnabled(t *testing.T) {
 	h := New(Options{Store: f})
 	wantProblem(t, serve(h, "GET", "/api/v1/drills", ""), 403, "drills_disabled")
 	wantProblem(t, serve(h, "POST", "/api/v1/drills", `{"path":"/a","cause":"panic"}`), 403, "drills_disabled")
-	if f.called != "" {
-		t.Errorf("the store was called: %s", f.called)
+	if f.calls() != "" {
+		t.Errorf("the store was called: %s", f.calls())
 	}
 }
 
@@ -374,8 +295,8 @@ func TestCrossOriginChangesAreRefused(t *testing.T) {
 		h := New(Options{Store: f, Drills: true})
 		wantProblem(t, serve(h, "POST", "/api/v1/drills", `{"path":"/a","cause":"panic"}`, header...), 403, "cross_origin")
 		wantProblem(t, serve(h, "POST", "/api/v1/locks/inode:7/reset", "", append(header, "If-Match", `"3"`)...), 403, "cross_origin")
-		if f.called != "" {
-			t.Errorf("%v: the store was called: %s", header, f.called)
+		if f.calls() != "" {
+			t.Errorf("%v: the store was called: %s", header, f.calls())
 		}
 	}
 	h := New(Options{Store: newFake()})
@@ -387,7 +308,7 @@ func TestCrossOriginChangesAreRefused(t *testing.T) {
 func TestRoutes(t *testing.T) {
 	f := newFake()
 	h := New(Options{Store: f, Drills: true})
-	wantProblem(t, serve(h, "GET", "/", ""), 404, "not_found")
+	wantProblem(t, serve(h, "GET", "/nonsense", ""), 404, "not_found")
 	wantProblem(t, serve(h, "GET", "/api/v1/nonsense", ""), 404, "not_found")
 	w := serve(h, "DELETE", "/api/v1/locks", "")
 	wantProblem(t, w, 405, "method_not_allowed")
@@ -398,8 +319,8 @@ func TestRoutes(t *testing.T) {
 	if w := serve(h, "HEAD", "/api/v1/health", ""); w.Code != 200 {
 		t.Errorf("HEAD health = %d", w.Code)
 	}
-	if f.called != "" {
-		t.Errorf("the store was called: %s", f.called)
+	if f.calls() != "" {
+		t.Errorf("the store was called: %s", f.calls())
 	}
 }
 
@@ -419,7 +340,9 @@ func TestEveryAnswerIsUncachedAndInert(t *testing.T) {
 }
 
 func TestHandlerPanicIsAnswered500WithoutTheStack(t *testing.T) {
-	w := serve(New(Options{Store: &fake{panics: true}}), "GET", "/api/v1/locks", "")
+	o := richOptions(newRich())
+	o.Config = func() []Setting { panic("boom") }
+	w := serve(New(o), "GET", "/api/v1/config", "")
 	wantProblem(t, w, 500, "internal")
 	if strings.Contains(w.Body.String(), "boom") || strings.Contains(w.Body.String(), ".go:") {
 		t.Errorf("the answer shows the panic: %s", w.Body)

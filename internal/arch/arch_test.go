@@ -62,8 +62,9 @@ var exclusive = map[string][]string{
 	"github.com/alecthomas/kong":    {"engramfs/cmd"},
 	"github.com/goccy/go-yaml":      {"engramfs/cmd"},
 	"github.com/lmittmann/tint":     {"engramfs/cmd"},
+	"github.com/coreos/go-systemd":  {"engramfs/cmd"},
 	"golang.org/x/crypto":           {"engramfs/internal/auth"},
-	"github.com/prometheus":         {"engramfs/web"},
+	"github.com/prometheus":         {"engramfs/internal/metrics"},
 	"engramfs/cmd":                  {},
 	"engramfs/webdav":               {"engramfs/cmd", "engramfs/internal/bench"},
 	"engramfs/fuse":                 {"engramfs/cmd", "engramfs/internal/bench"},
@@ -111,7 +112,7 @@ var limits = map[string][]string{
 	"engramfs/store":             {"engramfs/store/poison", "engramfs/store/meta", "engramfs/store/blob", "github.com/maypok86/otter", "golang.org/x/sys", "golang.org/x/sync"},
 	"engramfs/webdav":            {"engramfs/store", "engramfs/store/poison", "golang.org/x/net"},
 	"engramfs/fuse":              {"engramfs/store", "engramfs/store/poison", "github.com/hanwen/go-fuse", "golang.org/x/sys"},
-	"engramfs/web":               {"engramfs/store", "engramfs/store/poison", "github.com/go-chi/chi", "github.com/prometheus"},
+	"engramfs/web":               {"engramfs/store", "engramfs/store/poison", "github.com/go-chi/chi"},
 	"engramfs/internal/auth":     {"golang.org/x/crypto"},
 }
 
