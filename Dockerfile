@@ -4,6 +4,8 @@
 #
 # A mount inside the container needs the device and the right to mount:
 #   --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined
+# With --user root as well, the kernel reads and writes large files directly. For the
+# host to see it: -v /srv/files:/srv/files:rshared -e ENGRAMFS_MOUNT=/srv/files
 
 FROM golang:1.26-bookworm AS build
 WORKDIR /src

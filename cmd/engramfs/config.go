@@ -13,28 +13,48 @@ import (
 	"engramfs/internal/auth"
 )
 
+// configFlag names the configuration file.
+type configFlag struct {
+	Config string `placeholder:"FILE" help:"YAML file with the same keys as the flags of serve. Flags win over the environment, which wins over the file."`
+}
+
 // reach is the part of the configuration that says where the admin listener
 // is, which more than one command needs.
 type reach struct {
-	Config  string `placeholder:"FILE" help:"YAML file with the same keys as the flags. Flags win over the environment, which wins over the file."`
-	Admin   string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the admin API (${default})."`
+	configFlag
+	Admin   string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the admin API, or none (${default})."`
 	TLSCert string `name:"tls-cert" placeholder:"FILE" help:"PEM certificate chain of both listeners; read again on SIGHUP."`
 }
+
+// none is what an address is when there shall be no listener.
+const none = "none"
 
 // serveCmd is the configuration of a server. Every flag but Config is also a
 // key of the YAML file; configs/engramfs.yaml explains each.
 type serveCmd struct {
 	reach
 
-	Data   string `default:"engramfs-data" placeholder:"DIR" help:"Data folder; made if it does not exist (${default})."`
-	Listen string `default:"127.0.0.1:8080" placeholder:"ADDR" help:"Address of the WebDAV server (${default})."`
+	Listen string `default:"127.0.0.1:8080" placeholder:"ADDR" help:"Address of the WebDAV server, or none (${default})."`
 	Prefix string `placeholder:"PATH" help:"URL path under which the files are served (/)."`
+	Mount  string `placeholder:"DIR" help:"Directory to mount the files on as a file system."`
+
+	serverFlags
+	mountFlags
+
+	given auth.Users // of User, hashed
+}
+
+// serverFlags are the flags of every command that opens a data folder.
+type serverFlags struct {
+	Data string `default:"engramfs-data" placeholder:"DIR" help:"Data folder; made if it does not exist (${default})."`
 
 	User      []string `sep:"\n" placeholder:"NAME:PASSWORD" help:"A user beside those of DIR/users; repeatable. PASSWORD may be an argon2id hash."`
 	Anonymous bool     `help:"Serve everybody, on both listeners, without passwords."`
 	Insecure  bool     `help:"Allow addresses other than loopback without TLS, or with --anonymous."`
 	TLSKey    string   `name:"tls-key" placeholder:"FILE" help:"PEM private key of --tls-cert."`
 	AllowHost []string `placeholder:"NAME" help:"A host name that requests may use for the admin API or an anonymous server; repeatable. IP addresses and localhost always may."`
+
+	monitorFlags
 
 	EnableDrills bool `help:"Let the admin API inject faults into the write path."`
 
@@ -48,17 +68,19 @@ type serveCmd struct {
 
 	LogFormat string `default:"auto" enum:"auto,text,json" placeholder:"FORMAT" help:"auto, text or json; auto is text on a terminal and json elsewhere (${default})."`
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" placeholder:"LEVEL" help:"debug, info, warn or error (${default})."`
-
-	given auth.Users // of User, hashed
 }
 
 // validate checks what concerns more than one flag, and brings Prefix into the
 // form that the handlers use: "" or "/a/b".
 func (c *serveCmd) validate() error {
-	for flag, addr := range map[string]string{"--listen": c.Listen, "--admin": c.Admin} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("%s %q: want HOST:PORT", flag, addr)
+	for _, l := range c.listeners() {
+		if _, _, err := net.SplitHostPort(l.addr); err != nil {
+			return fmt.Errorf("%s %q: want HOST:PORT, or %s", l.flag, l.addr, none)
 		}
+	}
+	if c.Listen == none && c.Mount == "" {
+		return hint(errors.New("there is nothing to serve: --listen is none and there is no --mount"),
+			"give --listen an address, or --mount a directory")
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key belong together")
@@ -66,10 +88,7 @@ func (c *serveCmd) validate() error {
 	if c.Anonymous && len(c.User) > 0 {
 		return errors.New("--anonymous and --user exclude each other")
 	}
-	if err := c.checkExposure(); err != nil {
-		return err
-	}
-	if err := c.cleanPrefix(); err != nil {
+	if err := errors.Join(c.checkExposure(), c.cleanPrefix()); err != nil {
 		return err
 	}
 	switch {
@@ -88,7 +107,21 @@ func (c *serveCmd) validate() error {
 	case c.ShutdownTime <= 0:
 		return fmt.Errorf("--shutdown-timeout %s: want more than 0", c.ShutdownTime)
 	}
-	return nil
+	return errors.Join(c.monitorFlags.validate(), c.mountFlags.validate())
+}
+
+// listener is an address that is configured, and the flag it comes from.
+type listener struct{ flag, addr string }
+
+// listeners returns the addresses that are not none.
+func (c *serveCmd) listeners() []listener {
+	var all []listener
+	for _, l := range []listener{{"--listen", c.Listen}, {"--admin", c.Admin}} {
+		if l.addr != none {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // checkExposure refuses to show files or passwords to a network by accident.
@@ -96,7 +129,7 @@ func (c *serveCmd) checkExposure() error {
 	if c.Insecure {
 		return nil
 	}
-	for _, l := range []struct{ flag, addr string }{{"--listen", c.Listen}, {"--admin", c.Admin}} {
+	for _, l := range c.listeners() {
 		switch {
 		case isLoopback(l.addr):
 		case c.Anonymous:

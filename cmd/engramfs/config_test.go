@@ -43,9 +43,19 @@ func tempFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	c := mustParse(t)
 	want := serveCmd{
-		reach: reach{Admin: "127.0.0.1:8081"}, Data: "engramfs-data", Listen: "127.0.0.1:8080",
-		CacheSize: 64 << 20, CachedInodes: 65536, MemoryLimit: 224 << 20, InlineSize: 16 << 10,
-		ClientTime: 2 * time.Minute, ShutdownTime: 15 * time.Second, LogFormat: "auto", LogLevel: "info",
+		reach: reach{Admin: "127.0.0.1:8081"}, Listen: "127.0.0.1:8080",
+		serverFlags: serverFlags{
+			Data: "engramfs-data", CacheSize: 64 << 20, CachedInodes: 65536, MemoryLimit: 224 << 20, InlineSize: 16 << 10,
+			ClientTime: 2 * time.Minute, ShutdownTime: 15 * time.Second, LogFormat: "auto", LogLevel: "info",
+			monitorFlags: monitorFlags{
+				ReadyWhenDegraded: true, SlowAfter: time.Second, StuckAfter: 5 * time.Second,
+				Heal: "manual", CrashLimit: 5, AlertRepeat: 4 * time.Hour,
+			},
+		},
+		mountFlags: mountFlags{
+			MountIntegrity: "fast", MountOthers: "auto", MountDAVLocks: "advisory", MountTimeout: time.Minute,
+			MountReadAhead: 512 << 10, MountName: "engramfs",
+		},
 	}
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("defaults = %+v\nwant %+v", *c, want)
@@ -156,8 +166,8 @@ func TestReferenceConfiguration(t *testing.T) {
 	}
 	want, got := mustParse(t), mustParse(t, "--config", file)
 	got.Config = ""
-	if len(got.User) == 0 && len(got.AllowHost) == 0 {
-		got.User, got.AllowHost = nil, nil // an empty list is no list
+	if len(got.User) == 0 && len(got.AllowHost) == 0 && len(got.AlertWebhook) == 0 {
+		got.User, got.AllowHost, got.AlertWebhook = nil, nil, nil // an empty list is no list
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the file's values %+v\nare not the defaults %+v", *got, *want)
@@ -212,6 +222,12 @@ func TestValidate(t *testing.T) {
 		{"KeyWithoutCert", []string{"--tls-key=k"}, "together"},
 		{"NoPort", []string{"--listen=127.0.0.1"}, "HOST:PORT"},
 		{"NoData", []string{"--data="}, "--data"},
+		{"NoWebDAV", []string{"--listen=none", "--mount=/mnt"}, ""},
+		{"NoAdmin", []string{"--admin=none"}, ""},
+		{"NoDoor", []string{"--listen=none"}, "nothing to serve"},
+		{"OpenButNoListener", []string{"--listen=none", "--admin=none", "--mount=/mnt", "--anonymous"}, ""},
+		{"MountTimeout", []string{"--mount-timeout=-1s"}, "--mount-timeout"},
+		{"MountReadAhead", []string{"--mount-readahead=2GiB"}, "--mount-readahead"},
 		{"Prefix", []string{"--prefix=/dav/files/"}, ""},
 		{"PrefixRelative", []string{"--prefix=dav"}, "--prefix"},
 		{"PrefixDots", []string{"--prefix=/a/../b"}, "--prefix"},
@@ -301,6 +317,12 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"serve", "--listen=:0", "--data=" + t.TempDir()}, exitUsage},
 		{[]string{"serve", "--config=/does/not/exist"}, exitUsage},
 		{[]string{"serve", "--data=/proc/nowhere", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"}, exitRun},
+		{[]string{"mount"}, exitUsage},
+		{[]string{"mount", "--listen=127.0.0.1:0", "/mnt"}, exitUsage},
+		{[]string{"mount", "-o", "bogus", "/mnt"}, exitUsage},
+		{[]string{"mount", "-o", "bogus=1", "/mnt"}, exitUsage},
+		{[]string{"mount", "/mnt", "-o"}, exitUsage},
+		{[]string{"mount", "--data=/proc/nowhere", "/mnt"}, exitRun},
 		{[]string{"healthcheck", "--admin=127.0.0.1:1"}, exitRun},
 		{[]string{"healthcheck", "--admin=x"}, exitUsage},
 	} {

@@ -1,5 +1,5 @@
-// Command engramfs serves a data folder over WebDAV and HTTP, and an admin API
-// that shows and heals its locks.
+// Command engramfs serves a data folder over WebDAV and HTTP and as a mounted
+// file system, and an admin API that shows and heals its locks.
 package main
 
 import (
@@ -16,16 +16,27 @@ import (
 // Exit codes.
 const (
 	exitClean = 0
-	exitRun   = 1 // the server could not start, or failed
+	exitRun   = 1 // the command could not start, failed, or found a problem
 	exitUsage = 2 // the command line, the environment or the configuration is wrong
+	exitNone  = 3 // the server to be asked does not answer, or not to us
 )
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	ctx := context.Background()
+	if isMountHelper(os.Args[0]) {
+		os.Exit(runMountHelper(ctx, os.Args[1:], os.Stderr))
+	}
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // run executes one command line until it is done or ctx is, and returns the
 // exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	p := &process{ctx: ctx, stdout: stdout, stderr: stderr}
+	args, err := expandMountOptions(args)
+	if err != nil {
+		return p.report(usage(err))
+	}
 	kctx, code, err := parse(&cli{}, args, p)
 	if err != nil {
 		return p.report(hint(usage(err), "see engramfs --help, engramfs COMMAND --help"))
@@ -38,8 +49,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // cli is the command line.
 type cli struct {
-	Serve       serveCmd       `cmd:"" help:"Serve a data folder."`
+	Serve       serveCmd       `cmd:"" help:"Serve a data folder over WebDAV, and at will as a mount."`
+	Mount       mountCmd       `cmd:"" help:"Mount a data folder, without WebDAV. Takes -o OPTION,... as mount(8) does."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask the admin listener of a running server for its health; exit code 1 if it does not answer."`
+	Admin       adminCmd       `cmd:"" help:"Ask a running server: what is wrong, what happened, and heal it."`
+	Completion  completionCmd  `cmd:"" help:"Print a script that completes the command line."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 
@@ -100,8 +114,11 @@ func hint(err error, text string) error { return &hintError{err, text} }
 
 // report prints err the way every command does, and returns the exit code.
 func (p *process) report(err error) int {
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitClean
+	case errors.Is(err, errFound):
+		return exitRun
 	}
 	fmt.Fprintf(p.stderr, "engramfs: error: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if h := (*hintError)(nil); errors.As(err, &h) {
@@ -109,6 +126,9 @@ func (p *process) report(err error) int {
 	}
 	if u := (*usageError)(nil); errors.As(err, &u) {
 		return exitUsage
+	}
+	if n := (*noAnswerError)(nil); errors.As(err, &n) {
+		return exitNone
 	}
 	return exitRun
 }

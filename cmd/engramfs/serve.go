@@ -9,13 +9,16 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"engramfs/fuse"
 	"engramfs/internal/auth"
+	"engramfs/internal/crash"
 	"engramfs/store"
 	"engramfs/store/blob/local"
 	"engramfs/store/meta/pebble"
@@ -36,15 +39,17 @@ func (c *serveCmd) Run(p *process) (err error) {
 	if os.Getenv("GOMEMLIMIT") == "" && c.MemoryLimit > 0 {
 		debug.SetMemoryLimit(int64(c.MemoryLimit))
 	}
+	signal.Ignore(syscall.SIGPIPE) // a reader of the log who goes away must not end the server
 	ctx, stop := signal.NotifyContext(p.ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
 	s := &server{cfg: c, out: p, log: log}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if err := s.open(ctx); err != nil {
-		return err
+	if err = s.open(ctx); err == nil {
+		err = s.serve(ctx, stop)
 	}
-	return s.serve(ctx, stop)
+	s.orderly = true // not reached by a panic
+	return err
 }
 
 // server is what a running serve command holds, in the order it is opened.
@@ -54,15 +59,24 @@ type server struct {
 	log *slog.Logger
 
 	data       *dataFolder
+	crash      *crash.Recorder
 	dav, admin net.Listener
 	cert       *certificate // nil: no TLS
 	store      *store.Store
+	mount      *fuse.Mounted       // nil: not mounted
 	auth       *auth.Authenticator // nil: anonymous
+	monitor    monitor
+	audit      *web.Audit
+	web        *web.Server // nil: no admin listener
+	orderly    bool        // the process ends because it is to end
 }
 
 // open gets everything that can fail: after it, only serving is left.
 func (s *server) open(ctx context.Context) (err error) {
 	if s.data, err = openData(s.cfg.Data); err != nil {
+		return err
+	}
+	if err := s.openCrash(); err != nil {
 		return err
 	}
 	users, err := s.cfg.users(s.data, s.log)
@@ -75,19 +89,46 @@ func (s *server) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.dav, err = listen(ctx, s.cfg.Listen, s.cfg.ClientTime); err != nil {
-		return err
-	}
-	if s.admin, err = listen(ctx, s.cfg.Admin, s.cfg.ClientTime); err != nil {
+	if err := s.listen(ctx); err != nil {
 		return err
 	}
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}
+	if s.data.fresh {
+		if err := s.giveRoot(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.data.finish(); err != nil {
 		return err
 	}
-	return s.openAuth(users)
+	if err := s.openAuth(users); err != nil {
+		return err
+	}
+	if err := s.openAudit(); err != nil {
+		return err
+	}
+	if err := s.openMonitor(); err != nil {
+		return err
+	}
+	if err := s.openMount(ctx); err != nil {
+		return err
+	}
+	return s.openAdmin()
+}
+
+// listen binds the addresses that are configured.
+func (s *server) listen(ctx context.Context) (err error) {
+	if s.cfg.Listen != none {
+		if s.dav, err = listen(ctx, s.cfg.Listen, s.cfg.ClientTime); err != nil {
+			return err
+		}
+	}
+	if s.cfg.Admin != none {
+		s.admin, err = listen(ctx, s.cfg.Admin, s.cfg.ClientTime)
+	}
+	return err
 }
 
 func (s *server) openStore(ctx context.Context) error {
@@ -108,14 +149,28 @@ func (s *server) openStore(ctx context.Context) error {
 	s.store, err = store.Open(ctx, store.Options{
 		Meta: engine, Blobs: blobs, Logger: s.log,
 		Reserve: int64(s.cfg.Reserve), Inline: inline, Nodes: s.cfg.CachedInodes,
+		Watch: s.watchLocks(), ReadOnly: s.crashLoop(),
 	})
 	return err
+}
+
+// giveRoot makes the root directory of a new store belong to the user of this
+// process, who could not write to it through a mount otherwise.
+func (s *server) giveRoot(ctx context.Context) error {
+	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	if _, err := s.store.SetAttr(ctx, store.RootIno, store.SetAttr{UID: &uid, GID: &gid}); err != nil {
+		return fmt.Errorf("own the root directory: %w", err)
+	}
+	return s.store.Sync(ctx)
 }
 
 // openAuth makes the first user if there is none, and shows its password on
 // the terminal, which is the only place it ever appears.
 func (s *server) openAuth(users auth.Users) error {
-	if s.cfg.Anonymous {
+	if s.cfg.Anonymous || s.dav == nil && s.admin == nil {
 		return nil
 	}
 	if len(users) == 0 {
@@ -132,34 +187,68 @@ func (s *server) openAuth(users auth.Users) error {
 }
 
 // serve answers requests until ctx ends or a listener fails, and then drains.
+// With nothing but a mount to serve it also ends with the mount.
 func (s *server) serve(ctx context.Context, stop func()) error {
-	servers := []*http.Server{
-		newHTTPServer(s.davHandler(), s.cfg.ClientTime, s.log),
-		newHTTPServer(s.adminHandler(), s.cfg.ClientTime, s.log),
-	}
-	failed := make(chan error, len(servers))
-	for i, l := range []net.Listener{s.dav, s.admin} {
-		go func() { failed <- s.serveOn(servers[i], l) }()
+	var servers []*http.Server
+	failed := make(chan error, 2)
+	for _, d := range []struct {
+		l       net.Listener
+		handler func() http.Handler
+	}{{s.dav, s.davHandler}, {s.admin, s.adminHandler}} {
+		if d.l != nil {
+			h := newHTTPServer(d.handler(), s.cfg.ClientTime, s.log)
+			servers = append(servers, h)
+			go func() { failed <- s.serveOn(h, d.l) }()
+		}
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	fmt.Fprintf(s.out.stdout, "engramfs: ready url=%s admin=%s\n", s.davURL(), s.adminURL())
-	s.log.Info("serving", "url", s.davURL(), "admin", s.adminURL(), "data", s.data.dir, "version", programVersion())
-
+	s.announce()
+	defer s.supervise()()
+	defer s.monitor.run()()
+	if s.web != nil {
+		go s.web.Run(ctx)
+	}
+	unmounted := s.unmounted()
 	for {
 		select {
 		case <-hup:
 			s.reload()
 		case err := <-failed:
-			s.drain(servers)
-			return err
+			return errors.Join(err, s.drain(servers))
+		case <-unmounted:
+			if s.dav == nil {
+				return s.drain(servers)
+			}
+			unmounted = nil // WebDAV goes on
 		case <-ctx.Done():
 			stop() // a second signal ends the process at once
-			s.drain(servers)
-			return nil
+			return s.drain(servers)
 		}
 	}
+}
+
+// announce tells the terminal, the log and the supervisor that all doors are open.
+func (s *server) announce() {
+	ready, facts := "engramfs: ready", []any{"data", s.data.dir, "version", programVersion()}
+	for _, door := range []struct {
+		open bool
+		name string
+		text func() string
+	}{
+		{s.dav != nil, "url", s.davURL},
+		{s.admin != nil, "admin", s.adminURL},
+		{s.mount != nil, "mount", func() string { return s.mount.Point() }},
+	} {
+		if door.open {
+			ready += " " + door.name + "=" + door.text()
+			facts = append(facts, door.name, door.text())
+		}
+	}
+	fmt.Fprintln(s.out.stdout, ready)
+	s.log.Info("serving", facts...)
+	s.notify(daemon.SdNotifyReady)
 }
 
 func (s *server) serveOn(h *http.Server, l net.Listener) error {
@@ -174,9 +263,14 @@ func (s *server) serveOn(h *http.Server, l net.Listener) error {
 	return fmt.Errorf("listener %s: %w", l.Addr(), err)
 }
 
-// drain stops accepting, lets running requests finish until the shutdown
-// timeout, and then cuts off the rest.
-func (s *server) drain(servers []*http.Server) {
+// drain takes the mount away, stops accepting, lets running requests finish
+// until the shutdown timeout, and then cuts off the rest.
+func (s *server) drain(servers []*http.Server) error {
+	s.notify(daemon.SdNotifyStopping)
+	if s.web != nil {
+		s.web.Close() // its streams would not end by themselves
+	}
+	err := s.unmount()
 	s.log.Info("draining", "timeout", s.cfg.ShutdownTime)
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTime)
 	defer cancel()
@@ -186,11 +280,14 @@ func (s *server) drain(servers []*http.Server) {
 			_ = h.Close() // of connections that are given up
 		}
 	}
+	return err
 }
 
 // reload reads the users file and the certificate again. What cannot be read
 // stays as it is.
 func (s *server) reload() {
+	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+	defer s.notify(daemon.SdNotifyReady)
 	if s.auth != nil {
 		users, err := s.cfg.users(s.data, s.log)
 		switch {
@@ -200,6 +297,9 @@ func (s *server) reload() {
 			s.log.Error("users not reloaded", "err", "there would be none")
 		default:
 			s.auth.SetUsers(users)
+			if s.web != nil {
+				s.web.EndSessions()
+			}
 			s.log.Info("users reloaded", "users", len(users))
 		}
 	}
@@ -212,9 +312,9 @@ func (s *server) reload() {
 	}
 }
 
-// close releases what open has got, the store first and the folder's lock last.
+// close releases what open has got, the mount first and the folder's lock last.
 func (s *server) close() error {
-	var errs []error
+	errs := []error{s.unmount()} // of a server that failed to open; again, if it has served
 	for _, l := range []net.Listener{s.dav, s.admin} {
 		if l != nil {
 			_ = l.Close() // again, if it has served
@@ -227,6 +327,12 @@ func (s *server) close() error {
 		}
 		s.log.Info("stopped", "took", time.Since(begin))
 	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
+	}
+	if s.crash != nil && s.orderly {
+		s.crash.Close()
+	}
 	if s.data != nil {
 		errs = append(errs, s.data.Close())
 	}
@@ -234,25 +340,15 @@ func (s *server) close() error {
 }
 
 func (s *server) davHandler() http.Handler {
-	h := http.Handler(webdav.New(webdav.Options{
+	dav := webdav.New(webdav.Options{
 		Store: s.store, Prefix: s.cfg.Prefix, Logger: s.log, Principal: auth.Principal,
-	}))
+	})
+	s.monitor.dav.Store(dav)
+	h := auth.Hosts(s.hosts(), dav)
 	if s.auth != nil {
-		return s.auth.RequireDAV(h)
+		h = s.auth.RequireDAV(dav)
 	}
-	return auth.Hosts(s.hosts(), h)
-}
-
-func (s *server) adminHandler() http.Handler {
-	o := web.Options{
-		Store: s.store, Logger: s.log, Build: web.Build{Version: programVersion(), Go: runtime.Version()},
-		Hung:   func() bool { return s.store.Registry().Health().HardStuck },
-		Drills: s.cfg.EnableDrills, Points: store.FaultPoints(), Principal: auth.Principal,
-	}
-	if s.auth != nil {
-		o.Require, o.Optional = s.auth.Require, s.auth.Optional
-	}
-	return auth.Hosts(s.hosts(), web.New(o))
+	return s.monitor.metrics.WebDAV(h)
 }
 
 // hosts returns the names under which the configuration knows this server.

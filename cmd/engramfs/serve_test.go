@@ -65,7 +65,7 @@ type running struct {
 	stop           func() int // ends the server and returns its exit code
 }
 
-var readyLine = regexp.MustCompile(`engramfs: ready url=(\S+) admin=(\S+)\n`)
+var readyLine = regexp.MustCompile(`engramfs: ready(?: url=(\S+))?(?: admin=(\S+))?(?: mount=\S+)?\n`)
 
 // start runs serve on free ports until the test ends.
 func start(t *testing.T, data string, args ...string) *running {
@@ -328,15 +328,19 @@ func TestSIGTERMDrainsAndExitsClean(t *testing.T) {
 	defer cmd.Process.Kill()
 	url, _ := waitReady(t, &stdout, &stderr)
 
-	// A PUT is under way when the signal comes, and ends well.
+	// A PUT is under way when the signal comes, and ends well. Its body is asked for
+	// once the server has begun with it.
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
+	defer client.CloseIdleConnections()
 	body, feed := io.Pipe()
 	req, err := http.NewRequest("PUT", url+"slow", body)
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Expect", "100-continue")
 	done := make(chan string, 1)
 	go func() {
-		answer, err := http.DefaultClient.Do(req)
+		answer, err := client.Do(req)
 		if err != nil {
 			done <- err.Error()
 			return

@@ -16,7 +16,7 @@ import (
 )
 
 // BeforeResolve reads the configuration file, wherever its name comes from.
-func (r *reach) BeforeResolve(ctx *kong.Context) error {
+func (*configFlag) BeforeResolve(ctx *kong.Context) error {
 	for _, f := range ctx.Flags() {
 		if f.Name != "config" {
 			continue

@@ -39,3 +39,24 @@ func checkData(data string) (problems []string, err error) {
 	}
 	return s.Check(ctx)
 }
+
+// mustBeSound stops the server and fails the test unless its log has no error
+// and its data passes the check.
+func (m *Mounted) mustBeSound() {
+	m.t.Helper()
+	m.Stop()
+	lines, err := m.logErrors()
+	if err != nil {
+		m.t.Error(err)
+	}
+	for _, line := range lines[:min(len(lines), 5)] {
+		m.t.Errorf("the server logged an error: %.1000s", line)
+	}
+	problems, err := checkData(m.Data)
+	if err != nil {
+		m.t.Errorf("check: %v", err)
+	}
+	for _, p := range problems[:min(len(problems), 20)] {
+		m.t.Errorf("check: %s", p)
+	}
+}

@@ -79,7 +79,7 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	s.URL = "http://" + s.Addr
 	s.args = append([]string{o.Binary, "serve", "--data", s.Data, "--listen", s.Addr,
-		"--admin", s.Admin, "--anonymous"}, o.Args...)
+		"--admin", s.Admin, "--anonymous", "--crash-limit=0"}, o.Args...)
 	var err error
 	if s.log, err = os.Create(filepath.Join(t.TempDir(), "server.log")); err != nil {
 		t.Fatal(err)
