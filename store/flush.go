@@ -55,7 +55,10 @@ func (f *flusher) take() map[Ino]struct{} {
 // nothing, and while nothing changes flush sleeps.
 //
 // Content that is written in place is synced beside the engine, not before it:
-// one slow file must not hold up the changes of all others.
+// one slow file must not hold up the changes of all others. It is synced while
+// somebody has it open for writing. A file that is closed is synced together with
+// others of its kind, when it gets its checksums: unpacking an archive is not to
+// wait for the disk once for every file.
 func (s *Store) flush(ctx context.Context) {
 	contents := make(chan map[Ino]struct{})
 	defer close(contents)
@@ -124,7 +127,15 @@ func (s *Store) flushContents(ctx context.Context, contents <-chan map[Ino]struc
 
 func (s *Store) flushContent(ctx context.Context, ino Ino) (err error) {
 	defer s.contain("flush_content", &err)
-	return s.syncContent(ctx, ino)
+	n, err := s.nodes.acquire(ino)
+	if err != nil {
+		return err
+	}
+	defer s.nodes.release(n)
+	if n.writers.Load() == 0 {
+		return nil
+	}
+	return s.syncNode(ctx, n)
 }
 
 // syncContent makes what was written into the content of ino through any handle

@@ -33,6 +33,7 @@ type sealer struct {
 	// mu protects the field below.
 	mu    sync.Mutex
 	queue map[Ino]sealRequest
+	look  time.Time // when run looks at the queue by itself
 }
 
 // sealRequest asks for the checksums of one file.
@@ -59,6 +60,9 @@ func (k *sealer) enqueue(ino Ino, r sealRequest) {
 	defer k.mu.Unlock()
 	r.late = r.late || k.queue[ino].late
 	k.queue[ino] = r
+	if !r.due.Before(k.look) {
+		return // in time: an archive's files are closed by the thousand
+	}
 	select {
 	case k.work <- struct{}{}:
 	default:
@@ -80,6 +84,7 @@ func (k *sealer) take(now time.Time) (ino Ino, r sealRequest, wait time.Duration
 			return ino, r, 0
 		}
 	}
+	k.look = now.Add(wait)
 	return 0, sealRequest{}, wait
 }
 
