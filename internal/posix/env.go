@@ -3,6 +3,7 @@ package posix
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -23,7 +24,11 @@ type env struct {
 	top  int    // a descriptor of dir
 	fds  []int  // open descriptors, closed at the end
 	self string // "/proc/thread-self/fd/", where linkat(2) finds descriptors
+	step string // which of many like steps the case is at
 }
+
+// at says which of many like steps the case is at, for when it fails.
+func (e *env) at(format string, args ...any) { e.step = fmt.Sprintf(format, args...) }
 
 // newEnv binds the calling test to a thread that ends with it.
 func newEnv(t *testing.T, dir string, o Options) *env {
@@ -43,6 +48,9 @@ func newEnv(t *testing.T, dir string, o Options) *env {
 
 // end gives the directory up and removes it.
 func (e *env) end() {
+	if e.Failed() && e.step != "" {
+		e.Log("at", e.step)
+	}
 	if err := become(root); err != nil {
 		e.Error(err)
 	}

@@ -105,7 +105,7 @@ func execCases(s *suite) {
 					want = 0
 				}
 				cred := &syscall.Credential{Uid: uint32(c.u.uid), Gid: uint32(c.u.gid), Groups: c.u.groups}
-				e.Logf("mode %04o by %s", c.mode(bits), c.name)
+				e.at("mode %04o by %s", c.mode(bits), c.name)
 				e.want(startErrno("./prog", cred), want)
 			}
 		}

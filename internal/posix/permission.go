@@ -191,7 +191,7 @@ func stickyCases(s *suite) {
 							allowed = []unix.Errno{0}
 						}
 						err := e.try(actor, func() error { return r.do(k) })
-						e.Logf("directory of %d, file of %d, by %d: %v", dirOwner.uid, fileOwner.uid, actor.uid, err)
+						e.at("directory of %d, file of %d, by %d: %v", dirOwner.uid, fileOwner.uid, actor.uid, err)
 						e.want(err, allowed...)
 						if err != nil {
 							equal(e, "ino", e.lstat("d/f").Ino, ino)
