@@ -86,11 +86,9 @@ func (fs *fileSystem) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) {
 		return
 	}
 	if in.ReleaseFlags&gofuse.FUSE_RELEASE_FLOCK_UNLOCK != 0 {
-		fs.releaseLocks(f.ino, in.LockOwner, true)
+		fs.releaseLocks(f.ino, in.Fh, true)
 	}
-	for _, owner := range f.lockers.takeAll() {
-		fs.releaseLocks(f.ino, owner, false)
-	}
+	fs.releaseDescription(f)
 	err := fs.closeFile(f)
 	if status = op.status(err); err != nil {
 		fs.log.Warn("close a file of the mount", "ino", f.ino, "err", err)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -29,7 +30,9 @@ func (fs *fileSystem) lockOf(in *gofuse.LkIn) store.FileLock {
 		l.End = math.MaxUint64
 	}
 	if l.Flock {
-		l.Start = 0
+		// It belongs to the open file. The kernel's number of the owner does too, but
+		// is given again at once, while the RELEASE of the last one is on its way.
+		l.Start, l.Owner = 0, in.Fh
 	}
 	return l
 }
@@ -58,8 +61,25 @@ func (fs *fileSystem) GetLk(_ <-chan struct{}, in *gofuse.LkIn, out *gofuse.LkOu
 func (fs *fileSystem) SetLk(_ <-chan struct{}, in *gofuse.LkIn) (status gofuse.Status) {
 	op := fs.begin("setlk", &in.InHeader, &status)
 	defer op.end(&status)
-	return op.lockStatus(fs.setLock(fs.ctx, in, false))
+	err := fs.setLock(fs.ctx, in, false)
+	for _, pause := range releasePauses {
+		if !errors.Is(err, store.ErrLocked) || !fs.table.closing(store.Ino(in.NodeId)) {
+			break
+		}
+		time.Sleep(pause)
+		err = fs.setLock(fs.ctx, in, false)
+	}
+	return op.lockStatus(err)
 }
+
+// releasePauses are slept before a lock is refused that may just be going. Of the
+// locks of an open file description, flock(2)'s among them, the kernel says with
+// RELEASE that they went with their file, and close(2) does not wait for that: who
+// asks right after it would meet the lock of a file that is closed.
+var releasePauses = []time.Duration{time.Millisecond, 4 * time.Millisecond, 15 * time.Millisecond}
+
+// releaseTime is how long a RELEASE may take to follow the FLUSH of close(2).
+const releaseTime = 50 * time.Millisecond
 
 // SetLkw is fcntl(2) with F_SETLKW, and flock(2). It is the one operation that a
 // signal interrupts: every other is short, and Go programs are sent signals all
@@ -75,17 +95,17 @@ func (fs *fileSystem) setLock(ctx context.Context, in *gofuse.LkIn, wait bool) e
 	if in.Lk.Typ == unix.F_UNLCK {
 		return fs.store.FileLocks().Unlock(ino, l)
 	}
-	if !l.Flock {
-		if f, ok := fs.files.get(in.Fh); ok {
-			f.lockers.add(l.Owner)
+	f, ok := fs.files.get(in.Fh)
+	fresh := ok && !l.Flock && f.lockers.add(l.Owner)
+	s := fs.table.shard(ino)
+	s.mu.Lock()
+	if e := s.entries[ino]; e != nil { // it is open
+		e.locked = true
+		if fresh {
+			e.lockerLocked(l.Owner, +1)
 		}
-		s := fs.table.shard(ino)
-		s.mu.Lock()
-		if e := s.entries[ino]; e != nil { // it is open
-			e.posixLocked = true
-		}
-		s.mu.Unlock()
 	}
+	s.mu.Unlock()
 	return fs.store.FileLocks().Lock(ctx, ino, l, wait)
 }
 
@@ -102,12 +122,49 @@ func (op *operation) lockStatus(err error) gofuse.Status {
 func (fs *fileSystem) releasePOSIX(f *openFile, owner uint64) {
 	s := fs.table.shard(f.ino)
 	s.mu.Lock()
-	locked := s.entries[f.ino].posixLocked
+	e := s.entries[f.ino]
+	locked := e.locked
+	if locked {
+		e.flushed = time.Now()
+	}
 	s.mu.Unlock()
 	if locked {
-		f.lockers.remove(owner)
+		if f.lockers.remove(owner) {
+			s.mu.Lock()
+			e.lockerLocked(owner, -1)
+			s.mu.Unlock()
+		}
 		fs.releaseLocks(f.ino, owner, false)
 	}
+}
+
+// releaseDescription gives up the locks of an open file description: those whose
+// owners have sent no FLUSH. The kernel may have given the number of such an owner
+// to the next open file already. Then they stay until that is closed: better too
+// long than lost.
+func (fs *fileSystem) releaseDescription(f *openFile) {
+	for _, owner := range f.lockers.takeAll() {
+		s := fs.table.shard(f.ino)
+		s.mu.Lock()
+		last := s.entries[f.ino].lockerLocked(owner, -1)
+		s.mu.Unlock()
+		if last {
+			fs.releaseLocks(f.ino, owner, false)
+		}
+	}
+}
+
+// lockerLocked counts an open file whose lockers have owner among them, and
+// reports whether there is none any more.
+func (e *entry) lockerLocked(owner uint64, by int) (none bool) {
+	if e.lockers == nil {
+		e.lockers = make(map[uint64]int)
+	}
+	if e.lockers[owner] += by; e.lockers[owner] > 0 {
+		return false
+	}
+	delete(e.lockers, owner)
+	return true
 }
 
 // lockers are the owners that have taken POSIX locks through an open file. A
@@ -119,18 +176,27 @@ type lockers struct {
 	owners []uint64
 }
 
-func (l *lockers) add(owner uint64) {
+// add reports whether owner was not among them.
+func (l *lockers) add(owner uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !slices.Contains(l.owners, owner) {
-		l.owners = append(l.owners, owner)
+	if slices.Contains(l.owners, owner) {
+		return false
 	}
+	l.owners = append(l.owners, owner)
+	return true
 }
 
-func (l *lockers) remove(owner uint64) {
+// remove reports whether owner was among them.
+func (l *lockers) remove(owner uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.owners = slices.DeleteFunc(l.owners, func(o uint64) bool { return o == owner })
+	i := slices.Index(l.owners, owner)
+	if i < 0 {
+		return false
+	}
+	l.owners = slices.Delete(l.owners, i, i+1)
+	return true
 }
 
 // takeAll returns the owners that are left.

@@ -267,7 +267,7 @@ func (fs *fileSystem) leave(f *openFile) {
 	var backing int32
 	if e.opens--; e.opens == 0 {
 		backing = e.backing
-		e.mode, e.backing, e.posixLocked = modeNone, 0, false
+		e.mode, e.backing, e.locked = modeNone, 0, false
 	}
 	pin := s.dropLocked(f.ino, e)
 	s.mu.Unlock()

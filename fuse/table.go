@@ -3,6 +3,7 @@ package fuse
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"engramfs/store"
 )
@@ -53,7 +54,9 @@ type entry struct {
 	cached    uint64
 	hasCached bool
 
-	posixLocked bool // somebody has taken a POSIX lock since the first open
+	locked  bool           // somebody has asked for a file lock since the first open
+	lockers map[uint64]int // open files by the owners that have taken POSIX locks through them
+	flushed time.Time      // when a descriptor of a file with locks was last closed
 
 	// removed is what the inode was when its last name was removed. It is what the
 	// kernel is told once the store has removed the inode too.
@@ -201,6 +204,16 @@ func (t *table) buried(ino store.Ino, edit func(*store.Attr)) (store.Attr, bool)
 		edit(e.removed)
 	}
 	return *e.removed, true
+}
+
+// closing reports whether a descriptor of the file was closed so lately that its
+// RELEASE may be on the way.
+func (t *table) closing(ino store.Ino) bool {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[ino]
+	return e != nil && time.Since(e.flushed) < releaseTime
 }
 
 // writtenNatively reports whether a native writer has the inode open.
