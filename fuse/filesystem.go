@@ -66,7 +66,7 @@ func (fs *fileSystem) String() string { return "engramfs" }
 func (fs *fileSystem) Init(server *gofuse.Server) {
 	fs.kernel = server
 	takes := server.KernelSettings().Flags64()&gofuse.CAP_PASSTHROUGH != 0
-	if takes && !fs.o.NoPassthrough && fs.o.Integrity != IntegrityStrict {
+	if takes && !fs.o.NoPassthrough && !fs.o.Sync && fs.o.Integrity != IntegrityStrict {
 		fs.backings = server
 	}
 }

@@ -255,7 +255,15 @@ func (n *notifier) dropAll() {
 	if err := n.epoch(); err != nil {
 		n.log.Warn("too many changes at once, the mount may show old names until their timeout", "err", err)
 	}
-	n.table.each(func(ino store.Ino) { n.count(n.kernel.InodeNotify(uint64(ino), 0, 0)) })
+	n.count(n.kernel.InodeNotify(uint64(store.RootIno), 0, 0))
+	n.table.each(func(ino store.Ino) {
+		status := n.kernel.InodeNotify(uint64(ino), 0, 0)
+		if status == gofuse.ENOENT { // it may be about to learn of it
+			n.enqueue(notice{ino: ino}, true)
+			return
+		}
+		n.count(status)
+	})
 }
 
 // watch says in the log when notifications are late, and when they are not any more.

@@ -99,7 +99,7 @@ func TestNotifierTellsWhatTheKernelKnows(t *testing.T) {
 		{"Own", store.Event{Ino: 2, Origin: 7}, nil},
 		{"OtherMount", store.Event{Ino: 2, Origin: 8}, []notice{{2, ""}}},
 		{"Unknown", store.Event{Ino: 99}, nil},
-		{"Lost", store.Event{Ino: 99, Lost: true}, []notice{everything, {2, ""}}},
+		{"Lost", store.Event{Ino: 99, Lost: true}, []notice{everything, {1, ""}, {2, ""}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n, k := newFakeNotifier(t, 2)

@@ -194,20 +194,21 @@ func (fs *fileSystem) join(ctx context.Context, f *openFile, mayBeNative bool) (
 // decide is join for the first handle of an inode that may be native.
 func (fs *fileSystem) decide(ctx context.Context, f *openFile) (backing int32, err error) {
 	s := fs.table.shard(f.ino)
+	var file *os.File
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		e := s.entries[f.ino] // f is counted: it is there
 		e.mode = modeCached
 		if backing > 0 {
-			e.mode, e.backing = modeNative, backing
+			e.mode, e.backing, e.file = modeNative, backing, file
 			f.native = true
 			fs.countNativeLocked(e, f)
 		}
 		close(e.deciding)
 		e.deciding = nil
 	}()
-	file, err := f.h.Native(ctx)
+	file, err = f.h.Native(ctx)
 	if errors.Is(err, store.ErrNotNative) || errors.Is(err, errors.ErrUnsupported) {
 		return 0, nil
 	}
@@ -227,7 +228,7 @@ func (fs *fileSystem) decide(ctx context.Context, f *openFile) (backing int32, e
 
 // joinNative is join for a handle of an inode that is served natively.
 func (fs *fileSystem) joinNative(ctx context.Context, f *openFile) error {
-	_, err := f.h.Native(ctx)
+	file, err := f.h.Native(ctx)
 	if errors.Is(err, store.ErrNotNative) {
 		// It has become privileged since it was opened. The kernel serves all
 		// handles of an inode alike, so another writer has to wait.
@@ -242,8 +243,12 @@ func (fs *fileSystem) joinNative(ctx context.Context, f *openFile) error {
 	s := fs.table.shard(f.ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	e := s.entries[f.ino]
+	if f.write && file != nil && file != e.file { // the content has moved on from what the kernel has
+		return errPrivileged
+	}
 	f.native = true
-	fs.countNativeLocked(s.entries[f.ino], f)
+	fs.countNativeLocked(e, f)
 	return nil
 }
 
@@ -267,7 +272,7 @@ func (fs *fileSystem) leave(f *openFile) {
 	var backing int32
 	if e.opens--; e.opens == 0 {
 		backing = e.backing
-		e.mode, e.backing, e.locked = modeNone, 0, false
+		e.mode, e.backing, e.file, e.locked, e.looked = modeNone, 0, nil, false, false
 	}
 	pin := s.dropLocked(f.ino, e)
 	s.mu.Unlock()
@@ -294,7 +299,8 @@ func (fs *fileSystem) pagesAreCurrent(ctx context.Context, f *openFile, trace *s
 	if f.native {
 		return false
 	}
-	current := fresh && e.hasCached && (e.opens > 1 || e.cached == a.Version)
+	current := fresh && e.hasCached && (e.looked || e.cached == a.Version)
+	e.looked = true
 	e.cached, e.hasCached = a.Version, fresh
 	return current
 }

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,12 +48,14 @@ type entry struct {
 
 	mode          openMode
 	nativeWriters int
+	file          *os.File      // what is registered
 	backing       int32         // the kernel's id of the registered file
 	deciding      chan struct{} // closed once the first opener has decided the mode; nil: nobody decides
 
 	// cached is the content's version that the kernel's pages are of; valid if hasCached.
 	cached    uint64
 	hasCached bool
+	looked    bool // an open handle has compared them
 
 	locked  bool           // somebody has asked for a file lock since the first open
 	lockers map[uint64]int // open files by the owners that have taken POSIX locks through them

@@ -140,6 +140,9 @@ func (k *contentClone) duplicate(c *change, v *inode, ino Ino) (*inode, error) {
 			return nil, err
 		}
 		for name, val := range attrs {
+			if name == xattrCapability { // not for another owner's copy
+				continue
+			}
 			c.put(xattrKey(ino, name), val)
 		}
 	}

@@ -103,8 +103,12 @@ func (h *Handle) copyInBackend(ctx context.Context, c *Content, from, to, n int6
 		if cerr != nil {
 			h.n.share().failed()
 		}
-		v.Sparse = v.Sparse || to > v.Size
-		ch.rewrite(v, max(v.Size, to+copied))
+		size := v.Size
+		if copied > 0 {
+			size = max(size, to+copied)
+		}
+		v.Sparse = v.Sparse || size > v.Size && to > v.Size
+		ch.rewrite(v, size)
 		return nil
 	})
 	switch {

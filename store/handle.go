@@ -115,9 +115,11 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 		id = f.id
 		if n, werr = f.WriteAt(p, off); werr != nil {
 			h.n.share().failed()
-			size = max(v.Size, off+int64(n))
+			if size = v.Size; n > 0 { // a write of nothing does not move the end
+				size = max(size, off+int64(n))
+			}
 		}
-		v.Sparse = v.Sparse || off > v.Size
+		v.Sparse = v.Sparse || size > v.Size && off > v.Size
 		c.rewrite(v, size)
 		return nil // a write that failed half way changes the content, too
 	})

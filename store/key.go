@@ -44,6 +44,7 @@ var (
 	factNextIno = []byte("Mnext-ino")
 	factPoison  = []byte("Mpoison-generation")
 	factRun     = []byte("Mrun")
+	factBoot    = []byte("Mboot")
 
 	usageFiles = []byte("Ufiles")
 	usageDirs  = []byte("Udirs")

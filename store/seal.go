@@ -174,6 +174,7 @@ func (s *Store) sealFile(ctx context.Context, ino Ino, o sealOptions) error {
 	if err != nil {
 		return err
 	}
+	n.share() // who closes the last writable handle from now on asks again
 	if v.content.kind != contentBlob || v.content.sealed && !o.late || n.writers.Load() > 0 {
 		return nil
 	}
@@ -269,6 +270,11 @@ func (k *seal) run(ctx context.Context) error {
 	before, err := k.settled(ctx)
 	if err != nil {
 		return err
+	}
+	// Once more, now that the times are old: pages that a mapping has written to
+	// since are clean again, so that every later store changes the times.
+	if err := k.f.Sync(); err != nil {
+		return k.s.blobError("sync content", err)
 	}
 	sums, err := k.sums(ctx)
 	if err != nil {
@@ -413,12 +419,12 @@ func (c *Content) writtenLate() bool {
 	if !ok {
 		return false
 	}
-	mtime, ctime, ok := c.s.sealTimes(c.blob.id)
+	mtime, _, ok := c.s.sealTimes(c.blob.id)
 	if !ok {
 		return false
 	}
 	st, err := f.Stat()
-	if err != nil || st.Mtime <= mtime && st.Ctime <= ctime {
+	if err != nil || st.Mtime <= mtime { // ctime also moves with names and modes
 		return false
 	}
 	if c.blob.unsealed.CompareAndSwap(false, true) {

@@ -23,6 +23,11 @@ type Options struct {
 	Logger *slog.Logger     // nil: discard
 	Now    func() time.Time // nil: time.Now
 
+	// Boot names the time since the machine was started, as
+	// /proc/sys/kernel/random/boot_id does; "": unknown. In the same boot, content that
+	// nobody has synced is still what it was when the last run ended, however it ended.
+	Boot string
+
 	// Reserve is how many bytes are kept free on the disk: changes that need
 	// space are refused below it. 0: max(1 GiB, 2 %), at most an eighth of the
 	// disk. Negative: none.
@@ -57,12 +62,13 @@ const (
 // Store is an open file tree. All methods are safe for concurrent use.
 type Store struct {
 	// Immutable after Open.
-	engine meta.Engine
-	blobs  blob.Backend
-	log    *slog.Logger
-	now    func() time.Time
-	inline int64
-	gen    uint64
+	engine   meta.Engine
+	blobs    blob.Backend
+	log      *slog.Logger
+	now      func() time.Time
+	inline   int64
+	gen      uint64
+	sameBoot bool // the machine has not been started since the last run: it has lost nothing
 	// firstVersion is what the versions of this run begin with, see beginRun.
 	firstVersion uint64
 	poisonGen    uint64 // the generations of poison up to here are reserved in the engine
@@ -97,6 +103,7 @@ type Store struct {
 	flusher    *flusher
 	garbageSeq atomic.Uint64
 	failure    atomic.Pointer[error]
+	closing    atomic.Bool
 	closed     atomic.Bool
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -154,7 +161,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		},
 	})
 	s.nodes.family = s.inodes
-	if err := s.beginRun(); err != nil {
+	if err := s.beginRun(o.Boot); err != nil {
 		return nil, err
 	}
 	s.sealer = newSealer(s)
@@ -288,14 +295,16 @@ func (s *Store) goSafe(name string, fn func()) {
 // Close finishes background work, makes everything durable and closes the
 // engine and the backend. Operations still running may fail with ErrClosed.
 func (s *Store) Close() error {
-	if !s.closed.CompareAndSwap(false, true) {
+	if s.closing.Swap(true) {
 		return nil
 	}
+	err := s.settleContents()
+	s.closed.Store(true)
 	s.stop()
 	s.background.Wait()
 	s.registry.Close()
 	s.open.close()
-	return errors.Join(s.engine.Close(), s.blobs.Close())
+	return errors.Join(err, s.engine.Close(), s.blobs.Close())
 }
 
 // Sync returns nil once every change that was visible before the call is

@@ -109,6 +109,10 @@ func (c *change) heir(v *inode, ino Ino) (inode, error) {
 	heir.Ino, heir.Gen = ino, c.s.gen
 	heir.Change, heir.Version, heir.Ctime = 1, 1, c.now
 	heir.Size, heir.content = 0, content{}
+	heir.Mode &^= modeSetuid
+	if heir.Mode&modeGroupExec != 0 {
+		heir.Mode &^= modeSetgid
+	}
 	c.files++
 	if !v.HasXattrs {
 		return heir, nil
@@ -118,7 +122,9 @@ func (c *change) heir(v *inode, ino Ino) (inode, error) {
 		return inode{}, err
 	}
 	for name, value := range attrs {
-		c.put(xattrKey(ino, name), value)
+		if name != xattrCapability { // new content has no privileges
+			c.put(xattrKey(ino, name), value)
+		}
 	}
 	return heir, nil
 }

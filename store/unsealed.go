@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -91,8 +92,10 @@ func (s *Store) matchBlob(tx meta.Txn, v *inode, native bool) error {
 		return err
 	}
 	defer f.Close()
-	if err := s.restoreBase(v, f); err != nil {
-		return err
+	if !s.sameBoot { // else the blob has all that was written
+		if err := s.restoreBase(v, f); err != nil {
+			return err
+		}
 	}
 	return matchSize(v, f, native)
 }
@@ -158,4 +161,22 @@ func (s *Store) matchMissing(tx meta.Txn, v *inode) error {
 		tx.Delete(inoKey(keyInline, v.Ino))
 	}
 	return nil
+}
+
+// settleContents makes what was written in place durable, at the end of a run.
+func (s *Store) settleContents() error {
+	if s.writable() != nil {
+		return nil
+	}
+	var inos []Ino
+	err := s.engine.Scan([]byte{keyUnsealed}, []byte{keyUnsealed + 1}, func(key, _ []byte) bool {
+		inos = append(inos, inoOfKey(key))
+		return true
+	})
+	for _, ino := range inos {
+		if serr := s.syncContent(context.Background(), ino); serr != nil && !errors.Is(serr, ErrStale) && !errors.Is(serr, ErrPoisoned) {
+			err = errors.Join(err, fmt.Errorf("content of inode %d: %w", ino, serr))
+		}
+	}
+	return err
 }

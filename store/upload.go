@@ -307,6 +307,9 @@ func (u *Upload) overwrite(c *change, ino Ino, fresh *Ino, o CommitOptions) (Att
 	if h.node.opens.Load() > 0 {
 		return u.supplant(c, ino, fresh, o)
 	}
+	if err := c.killPriv(ino); err != nil { // new content has no privileges
+		return Attr{}, err
+	}
 	if v, err = c.edit(ino); err != nil {
 		return Attr{}, err
 	}

@@ -15,7 +15,7 @@ const versionGap = 1 << 40
 
 // beginRun makes sure that no version of this run was given in an earlier one, so
 // that no ETag ever means two contents. It is durable when it returns.
-func (s *Store) beginRun() error {
+func (s *Store) beginRun(boot string) error {
 	if s.engine.Failed() != nil {
 		return nil // nothing can be changed
 	}
@@ -30,8 +30,14 @@ func (s *Store) beginRun() error {
 	}
 	n := binary.BigEndian.Uint64(run)
 	s.firstVersion = n * versionGap
+	last, err := s.engine.Get(factBoot)
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return fmt.Errorf("load the boot of the last run: %w", err)
+	}
+	s.sameBoot = boot != "" && string(last) == boot
 	if err := s.engine.Update(func(tx meta.Txn) error {
 		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n+1))
+		tx.Put(factBoot, []byte(boot))
 		return nil
 	}); err != nil {
 		return s.engineError(err)

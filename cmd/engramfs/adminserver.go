@@ -113,7 +113,7 @@ func settings(cfg reflect.Value) []web.Setting {
 			if f.Type.Kind() == reflect.Slice {
 				value = strings.Trim(value, "[]")
 			}
-			list = append(list, web.Setting{Name: name, Value: value, Secret: f.Name == "User"})
+			list = append(list, web.Setting{Name: name, Value: value, Secret: f.Name == "User" || f.Name == "AlertWebhook"})
 		}
 	}
 	return list

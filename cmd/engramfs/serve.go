@@ -146,8 +146,9 @@ func (s *server) openStore(ctx context.Context) error {
 	if inline == 0 {
 		inline = -1 // the store's word for none; its 0 means the default
 	}
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // unknown elsewhere
 	s.store, err = store.Open(ctx, store.Options{
-		Meta: engine, Blobs: blobs, Logger: s.log,
+		Meta: engine, Blobs: blobs, Logger: s.log, Boot: strings.TrimSpace(string(boot)),
 		Reserve: int64(s.cfg.Reserve), Inline: inline, Nodes: s.cfg.CachedInodes,
 		Watch: s.watchLocks(), ReadOnly: s.crashLoop(),
 	})
@@ -267,9 +268,13 @@ func (s *server) serveOn(h *http.Server, l net.Listener) error {
 // until the shutdown timeout, and then cuts off the rest.
 func (s *server) drain(servers []*http.Server) error {
 	s.notify(daemon.SdNotifyStopping)
-	if s.web != nil {
-		s.web.Close() // its streams would not end by themselves
-	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if s.web != nil {
+			s.web.Close() // its streams would not end by themselves
+		}
+	}()
 	err := s.unmount()
 	s.log.Info("draining", "timeout", s.cfg.ShutdownTime)
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.ShutdownTime)
@@ -279,6 +284,11 @@ func (s *server) drain(servers []*http.Server) error {
 			s.log.Warn("requests were cut off", "err", err)
 			_ = h.Close() // of connections that are given up
 		}
+	}
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		s.log.Warn("a job of the admin API does not end")
 	}
 	return err
 }
