@@ -158,6 +158,7 @@ func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *gofuse.SetAttrIn, out *gofu
 			return op.status(err)
 		}
 	}
+	asked := fs.table.asked.Load()
 	a, err := fs.setAttr(ctx, ino, set)
 	if err == nil {
 		err = fs.committed(ctx)
@@ -166,6 +167,11 @@ func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *gofuse.SetAttrIn, out *gofu
 		return op.status(err)
 	}
 	fs.replyAttr(ctx, out, &a, trace)
+	if fs.table.asked.Load() != asked {
+		// Somebody else may have changed the inode since. The kernel takes this answer
+		// over even if it was notified before it comes.
+		out.SetTimeout(0)
+	}
 	return gofuse.OK
 }
 

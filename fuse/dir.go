@@ -108,6 +108,7 @@ func (fs *fileSystem) ReadDirPlus(_ <-chan struct{}, in *gofuse.ReadIn, out *gof
 	defer d.mu.Unlock()
 	ctx, trace := fs.context()
 	p := plusReply{fs: fs}
+	defer p.undo(&status)
 	err := d.read(ctx, fs, in.Offset, func(e gofuse.DirEntry, real *store.Dirent) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry != nil && real != nil { // "." and ".." are no references
@@ -118,11 +119,7 @@ func (fs *fileSystem) ReadDirPlus(_ <-chan struct{}, in *gofuse.ReadIn, out *gof
 	if err == nil {
 		err = p.fill(ctx, trace, d)
 	}
-	if err != nil {
-		p.forget()
-		return op.status(err)
-	}
-	return gofuse.OK
+	return op.status(err)
 }
 
 // plusReply is the entries of a reply that need attributes.
@@ -149,15 +146,21 @@ func (p *plusReply) fill(ctx context.Context, trace *store.Trace, d *dirHandle) 
 	for i := range d.attrs {
 		if a := &d.attrs[i]; a.Mode != 0 {
 			p.fs.fillEntry(ctx, p.out[i], a, trace)
-		} else {
+		}
+	}
+	for i := range d.attrs { // nothing can fail any more
+		if d.attrs[i].Mode == 0 {
 			p.fs.forget(p.dirents[i].Ino, 1)
 		}
 	}
 	return nil
 }
 
-// forget undoes add for all: the reply is an error.
-func (p *plusReply) forget() {
+// undo undoes add for all if the reply is an error, or answering has panicked.
+func (p *plusReply) undo(status *gofuse.Status) {
+	if *status == gofuse.OK {
+		return
+	}
 	for i := range p.dirents {
 		p.fs.forget(p.dirents[i].Ino, 1)
 	}

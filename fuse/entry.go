@@ -17,17 +17,31 @@ const nodeGeneration = 1
 // asked: if somebody else has changed something meanwhile, it is read again now
 // that the table knows the inode, because the notification may have been spared.
 func (fs *fileSystem) replyEntry(ctx context.Context, out *gofuse.EntryOut, a *store.Attr, asked uint64, trace *store.Trace) error {
-	fs.table.remember(a.Ino)
+	ino := a.Ino
+	fs.table.remember(ino)
+	filled := false
+	defer func() { // also if the store panics
+		if !filled {
+			fs.forget(ino, 1)
+		}
+	}()
 	if fs.table.asked.Load() != asked {
-		again, err := fs.store.GetAttr(ctx, a.Ino)
+		again, err := fs.store.GetAttr(ctx, ino)
 		if err != nil {
-			fs.forget(a.Ino, 1)
 			return err
 		}
 		*a = again
 	}
 	fs.fillEntry(ctx, out, a, trace)
+	filled = true
 	return nil
+}
+
+// unremember takes back the reference of an operation that has failed, or panicked.
+func (fs *fileSystem) unremember(ino store.Ino, status *gofuse.Status) {
+	if *status != gofuse.OK {
+		fs.forget(ino, 1)
+	}
 }
 
 // fillEntry sets out to a reference that is counted already.

@@ -45,6 +45,7 @@ var errnos = []struct {
 	{store.ErrSubtree, syscall.EINVAL},
 	{store.ErrTooManyLinks, syscall.EMLINK},
 	{store.ErrNoXattr, syscall.ENODATA},
+	{store.ErrChanged, syscall.EAGAIN},
 	{store.ErrTooBig, syscall.EFBIG}, // of an extended attribute E2BIG: xattrErrno
 	{store.ErrNoData, syscall.ENXIO},
 	{store.ErrClosed, syscall.EIO},

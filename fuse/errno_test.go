@@ -43,6 +43,7 @@ func TestErrno(t *testing.T) {
 		{store.ErrSubtree, syscall.EINVAL},
 		{store.ErrTooManyLinks, syscall.EMLINK},
 		{store.ErrNoXattr, syscall.ENODATA},
+		{store.ErrChanged, syscall.EAGAIN},
 		{store.ErrTooBig, syscall.EFBIG},
 		{store.ErrNoData, syscall.ENXIO},
 		{store.ErrClosed, syscall.EIO},

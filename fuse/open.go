@@ -46,6 +46,7 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.Ope
 	if err != nil {
 		return op.status(err)
 	}
+	defer fs.discard(h, &status)
 	if truncate {
 		// Before it is decided how the file is served: that of an empty one need
 		// not be made ready to be written directly.
@@ -54,10 +55,17 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.Ope
 	if err == nil {
 		err = fs.serve(ctx, trace, h, in.Flags, true, out)
 	}
-	if err != nil {
-		return op.status(errors.Join(err, h.Close()))
+	return op.status(err)
+}
+
+// discard closes the handle of an operation that has failed, or panicked.
+func (fs *fileSystem) discard(h *store.Handle, status *gofuse.Status) {
+	if *status == gofuse.OK {
+		return
 	}
-	return gofuse.OK
+	if err := h.Close(); err != nil {
+		fs.log.Warn("file not closed", "ino", h.Ino(), "err", err)
+	}
 }
 
 // truncate makes the file empty, as open(2) with O_TRUNC does.
@@ -84,17 +92,13 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *gofuse.CreateIn, name string
 		return op.status(err)
 	}
 	ino := store.Ino(out.NodeId)
+	defer fs.unremember(ino, &status)
 	h, err := fs.store.Open(ctx, ino, in.Flags&unix.O_ACCMODE != unix.O_RDONLY)
-	if err == nil {
-		if err = fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut); err != nil {
-			err = errors.Join(err, h.Close())
-		}
-	}
 	if err != nil {
-		fs.forget(ino, 1)
 		return op.status(err)
 	}
-	return gofuse.OK
+	defer fs.discard(h, &status)
+	return op.status(fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut))
 }
 
 // Tmpfile is open(2) with O_TMPFILE.
@@ -111,18 +115,16 @@ func (fs *fileSystem) Tmpfile(_ <-chan struct{}, in *gofuse.CreateIn, out *gofus
 	if err != nil {
 		return op.status(err)
 	}
+	defer fs.discard(h, &status)
 	fs.table.remember(a.Ino)
-	if err := fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut); err != nil {
-		fs.forget(a.Ino, 1)
-		return op.status(errors.Join(err, h.Close()))
-	}
+	defer fs.unremember(a.Ino, &status)
 	fs.fillEntry(ctx, &out.EntryOut, &a, trace)
-	return gofuse.OK
+	return op.status(fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut))
 }
 
-// serve makes h an open file of the mount and answers with it. mayBeNative is
-// false for a new file, whose content is not a file of its own yet. On an error h
-// stays the caller's.
+// serve makes h an open file of the mount and answers with it: nothing of the
+// operation may fail any more. mayBeNative is false for a new file, whose content is
+// not a file of its own yet. On an error, or if it panics, h stays the caller's.
 func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Handle, flags uint32, mayBeNative bool, out *gofuse.OpenOut) error {
 	f := &openFile{
 		h: h, ino: h.Ino(),
@@ -133,7 +135,13 @@ func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Ha
 	if err != nil {
 		return err
 	}
-	current := fs.pagesAreCurrent(ctx, f, trace)
+	served := false
+	defer func() {
+		if !served {
+			fs.leave(f)
+		}
+	}()
+	current := fs.pagesAreCurrent(ctx, f, trace, mayBeNative)
 	switch {
 	case f.native:
 		out.OpenFlags, out.BackingID = gofuse.FOPEN_PASSTHROUGH, backing
@@ -147,6 +155,7 @@ func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Ha
 		fs.kernel.InodeNotify(uint64(f.ino), -1, 0)
 	}
 	out.Fh = fs.files.add(f)
+	served = true
 	return nil
 }
 
@@ -194,21 +203,32 @@ func (fs *fileSystem) join(ctx context.Context, f *openFile, mayBeNative bool) (
 // decide is join for the first handle of an inode that may be native.
 func (fs *fileSystem) decide(ctx context.Context, f *openFile) (backing int32, err error) {
 	s := fs.table.shard(f.ino)
-	var file *os.File
+	var (
+		file *os.File
+		hold *store.Handle
+	)
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		e := s.entries[f.ino] // f is counted: it is there
 		e.mode = modeCached
 		if backing > 0 {
-			e.mode, e.backing, e.file = modeNative, backing, file
+			e.mode, e.backing, e.file, e.hold = modeNative, backing, file, hold
 			f.native = true
 			fs.countNativeLocked(e, f)
+			hold = nil
 		}
 		close(e.deciding)
 		e.deciding = nil
 	}()
-	file, err = f.h.Native(ctx)
+	defer func() {
+		if backing == 0 {
+			err = errors.Join(err, closeHold(hold))
+		}
+	}()
+	if file, err = f.h.Native(ctx); err == nil {
+		hold, err = f.h.HoldNative()
+	}
 	if errors.Is(err, store.ErrNotNative) || errors.Is(err, errors.ErrUnsupported) {
 		return 0, nil
 	}
@@ -225,6 +245,19 @@ func (fs *fileSystem) decide(ctx context.Context, f *openFile) (backing int32, e
 	}
 	return id, nil
 }
+
+// closeHold closes the handle, if there is one, that kept a native file the content
+// of its inode.
+func closeHold(h *store.Handle) error {
+	if h == nil {
+		return nil
+	}
+	return h.Close()
+}
+
+// errMoved says that the content of an inode has moved on from the file that the
+// kernel has of it, which the entry's hold is there to prevent.
+var errMoved = errors.New("content is not the file that the kernel has")
 
 // joinNative is join for a handle of an inode that is served natively.
 func (fs *fileSystem) joinNative(ctx context.Context, f *openFile) error {
@@ -244,8 +277,8 @@ func (fs *fileSystem) joinNative(ctx context.Context, f *openFile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[f.ino]
-	if f.write && file != nil && file != e.file { // the content has moved on from what the kernel has
-		return errPrivileged
+	if file != nil && file != e.file {
+		return errMoved
 	}
 	f.native = true
 	fs.countNativeLocked(e, f)
@@ -269,14 +302,22 @@ func (fs *fileSystem) leave(f *openFile) {
 		e.nativeWriters--
 		fs.nativeWriters.Add(-1)
 	}
-	var backing int32
+	var (
+		backing int32
+		hold    *store.Handle
+	)
 	if e.opens--; e.opens == 0 {
-		backing = e.backing
-		e.mode, e.backing, e.file, e.locked, e.looked = modeNone, 0, nil, false, false
+		backing, hold = e.backing, e.hold
+		e.mode, e.backing, e.file, e.hold, e.locked, e.looked = modeNone, 0, nil, nil, false, false
 	}
 	pin := s.dropLocked(f.ino, e)
 	s.mu.Unlock()
 	fs.unpin(pin)
+	defer func() {
+		if err := closeHold(hold); err != nil {
+			fs.log.Warn("content not closed", "ino", f.ino, "err", err)
+		}
+	}()
 	if backing == 0 {
 		return
 	}
@@ -289,20 +330,48 @@ func (fs *fileSystem) leave(f *openFile) {
 // file: they are of the content's version of now. While a cached file is open they
 // always are, for nobody else changes what it holds, and they must not be
 // dropped: a write may be on its way, and be missing from what is read instead.
-func (fs *fileSystem) pagesAreCurrent(ctx context.Context, f *openFile, trace *store.Trace) bool {
+//
+// The first handle of a file that has changed since (mayBeOld: it is not new) has
+// the kernel drop them before it is answered, and others wait for that. To leave it
+// to the answer would be too late: the kernel may see that of the next handle
+// first, and take old pages together with a new size for the content.
+func (fs *fileSystem) pagesAreCurrent(ctx context.Context, f *openFile, trace *store.Trace, mayBeOld bool) bool {
 	a, err := f.h.Attr(ctx)
 	fresh := err == nil && trace.Recovered() == nil
 	s := fs.table.shard(f.ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[f.ino]
+	e := s.entries[f.ino] // f is counted: it is there
 	if f.native {
 		return false
 	}
+	for e.looking != nil {
+		looking := e.looking
+		s.mu.Unlock()
+		<-looking
+		s.mu.Lock()
+	}
 	current := fresh && e.hasCached && (e.looked || e.cached == a.Version)
+	if !current && !e.looked && mayBeOld {
+		looking := make(chan struct{})
+		e.looking = looking
+		defer func() { e.looking = nil; close(looking) }()
+		current = func() bool {
+			s.mu.Unlock()
+			defer s.mu.Lock()
+			return fs.dropPages(f.ino)
+		}() && fresh
+	}
 	e.looked = true
 	e.cached, e.hasCached = a.Version, fresh
 	return current
+}
+
+// dropPages has the kernel drop what it has of a file that has no other handle,
+// so that nothing is on its way that it would have to wait for.
+func (fs *fileSystem) dropPages(ino store.Ino) bool {
+	status := fs.kernel.InodeNotify(uint64(ino), 0, 0)
+	return status == gofuse.OK || status == gofuse.ENOENT // not known: nothing to drop
 }
 
 // notePages remembers the version of the content that a cached file is closed with.

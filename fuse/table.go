@@ -49,13 +49,15 @@ type entry struct {
 	mode          openMode
 	nativeWriters int
 	file          *os.File      // what is registered
+	hold          *store.Handle // keeps it the inode's content; nil unless mode is modeNative
 	backing       int32         // the kernel's id of the registered file
 	deciding      chan struct{} // closed once the first opener has decided the mode; nil: nobody decides
 
 	// cached is the content's version that the kernel's pages are of; valid if hasCached.
 	cached    uint64
 	hasCached bool
-	looked    bool // an open handle has compared them
+	looked    bool          // an open handle has compared them
+	looking   chan struct{} // closed once the first handle has; nil: nobody is at it
 
 	locked  bool           // somebody has asked for a file lock since the first open
 	lockers map[uint64]int // open files by the owners that have taken POSIX locks through them

@@ -69,7 +69,11 @@ func (fs *fileSystem) GetXAttr(_ <-chan struct{}, in *gofuse.InHeader, name stri
 		return 0, op.status(err)
 	}
 	ctx, _ := fs.context()
-	value, err := fs.store.GetXattr(ctx, store.Ino(in.NodeId), name)
+	get := fs.store.GetXattr
+	if isVirtualXattr(name) {
+		get = fs.virtualXattr
+	}
+	value, err := get(ctx, store.Ino(in.NodeId), name)
 	if err != nil {
 		return 0, op.xattrStatus(err)
 	}
@@ -88,7 +92,7 @@ func (fs *fileSystem) ListXAttr(_ <-chan struct{}, in *gofuse.InHeader, dest []b
 	}
 	names := make([]string, 0, len(attrs))
 	for name := range attrs {
-		hidden := strings.HasPrefix(name, trustedPrefix) && in.Uid != 0
+		hidden := strings.HasPrefix(name, trustedPrefix) && in.Uid != 0 || isVirtualXattr(name)
 		if !hidden && fs.xattrAllowed(name) == nil {
 			names = append(names, name)
 		}
@@ -110,6 +114,9 @@ func (fs *fileSystem) SetXAttr(_ <-chan struct{}, in *gofuse.SetXAttrIn, name st
 	defer op.end(&status)
 	if err := fs.xattrAllowed(name); err != nil {
 		return op.status(err)
+	}
+	if isVirtualXattr(name) {
+		return op.status(errVirtualXattr)
 	}
 	var flags store.XattrFlags
 	if in.Flags&unix.XATTR_CREATE != 0 {
@@ -138,6 +145,9 @@ func (fs *fileSystem) RemoveXAttr(_ <-chan struct{}, in *gofuse.InHeader, name s
 	defer op.end(&status)
 	if err := fs.xattrAllowed(name); err != nil {
 		return op.status(err)
+	}
+	if isVirtualXattr(name) {
+		return op.status(errVirtualXattr)
 	}
 	ctx, _ := fs.context()
 	ino := store.Ino(in.NodeId)

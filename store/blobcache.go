@@ -19,7 +19,11 @@ type openBlob struct {
 	unsealed atomic.Bool
 
 	// Protected by blobCache.mu.
-	refs       int
+	refs int
+	// ino is the inode that it is read for, and mixed that it is read for others,
+	// too: a copy shares the blob, or did so when the reader began.
+	ino        Ino
+	mixed      bool
 	garbage    bool      // nobody refers to it any more: the collector waits for its readers
 	prev, next *openBlob // in the list of unreferenced blobs
 
@@ -31,7 +35,8 @@ type openBlob struct {
 // blobCache keeps blobs open: those being read, and the most recently used
 // others, so that a file read in small pieces is not opened for each.
 type blobCache struct {
-	s *Store // immutable
+	s    *Store        // immutable
+	gets atomic.Uint64 // how often a blob was asked for
 
 	// mu protects the fields below.
 	mu    sync.Mutex
@@ -48,11 +53,12 @@ func newBlobCache(s *Store) *blobCache {
 	return c
 }
 
-// get returns the blob open for reading, until put.
-func (c *blobCache) get(id blob.ID) (*openBlob, error) {
-	if b := c.use(id); b != nil {
+// get returns the blob open for reading as the content of ino, until put.
+func (c *blobCache) get(id blob.ID, ino Ino) (*openBlob, error) {
+	if b := c.use(id, ino); b != nil {
 		return b, nil
 	}
+	c.gets.Add(1)
 	f, err := c.s.blobs.Open(id, false)
 	if err != nil {
 		return nil, fmt.Errorf("open content %s: %w", id, err)
@@ -60,31 +66,44 @@ func (c *blobCache) get(id blob.ID) (*openBlob, error) {
 	c.mu.Lock()
 	b := c.blobs[id]
 	if b != nil { // opened by somebody else meanwhile
-		c.take(b)
+		c.take(b, ino)
 		c.mu.Unlock()
 		return b, errors.Join(f.Close())
 	}
-	b = &openBlob{id: id, file: f, refs: 1, sums: make(map[uint32][]byte)}
+	b = &openBlob{id: id, file: f, refs: 1, ino: ino, sums: make(map[uint32][]byte)}
 	c.blobs[id] = b
 	c.mu.Unlock()
 	return b, nil
 }
 
-func (c *blobCache) use(id blob.ID) *openBlob {
+func (c *blobCache) use(id blob.ID, ino Ino) *openBlob {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := c.blobs[id]
 	if b != nil {
-		c.take(b)
+		c.take(b, ino)
 	}
 	return b
 }
 
-// take adds a reference. The caller holds mu.
-func (c *blobCache) take(b *openBlob) {
+// readFor reports whether somebody reads the blob for another inode than ino. The
+// caller holds ino's lock for writing and knows that no other refers to the blob
+// now: so nobody begins to.
+func (c *blobCache) readFor(id blob.ID, ino Ino) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.blobs[id]
+	return b != nil && b.refs > 0 && (b.mixed || b.ino != ino)
+}
+
+// take adds a reference for ino. The caller holds mu.
+func (c *blobCache) take(b *openBlob, ino Ino) {
+	c.gets.Add(1)
 	if b.refs == 0 {
 		c.unpark(b)
+		b.ino, b.mixed = ino, false
 	}
+	b.mixed = b.mixed || b.ino != ino
 	b.refs++
 }
 

@@ -23,8 +23,8 @@ type body struct {
 
 	// written counts the changes of the blob's bytes, resized those of the
 	// inode's record that finding the bytes depends on; each is raised after the
-	// fact. The others are what they were before the last successful sync began.
-	written, syncedWritten atomic.Uint64
+	// fact. syncedResized is what resized was before the last successful sync began.
+	written                atomic.Uint64
 	resized, syncedResized atomic.Uint64
 
 	// mu protects the fields below. It is taken inside the inode's lock.
@@ -38,6 +38,13 @@ type body struct {
 	marked blob.ID
 	// verified is the blob whose checksums were found right.
 	verified blob.ID
+	// synced is the blob that was last synced with success, and syncedWritten what
+	// written was before that began.
+	synced        blob.ID
+	syncedWritten uint64
+	// touched knows what was written since the blob lost its checksums; nil: that
+	// is not known.
+	touched *touched
 	// seen is what the blob was like when the inode last had its size and times,
 	// and seenAt is when that was.
 	seen   blob.Stat
@@ -143,6 +150,20 @@ func (b *body) setReady(id blob.ID) {
 	}
 }
 
+// unsealing notes that the blob id is about to lose its checksums. alone: nobody
+// but the store can write to it.
+func (b *body) unsealing(id blob.ID, alone bool) {
+	b.setReady(blob.ID{})
+	b.mu.Lock()
+	b.verified = blob.ID{}
+	b.mu.Unlock()
+	if alone {
+		b.trace(id)
+	} else {
+		b.untrace()
+	}
+}
+
 // isReady reports whether the blob id is open and may be written.
 func (b *body) isReady(id blob.ID) bool {
 	b.mu.Lock()
@@ -195,16 +216,53 @@ func (b *body) absorbed(st blob.Stat) {
 	b.resized.Add(1)
 }
 
-// news returns what the blob is like now, and whether it may have been written
-// since the inode last had its size and times.
-func (b *body) news() (st blob.Stat, written, ok bool) {
+// news is what an open blob is like.
+type news struct {
+	blob.Stat
+	// moved: it differs from what the inode has taken in. written: it may have been
+	// written since then. Moved implies written.
+	moved, written bool
+}
+
+// news returns what the blob is like now; false if that cannot be had.
+func (b *body) news() (n news, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st, ok = b.statLocked()
-	seen := b.seen
-	written = st.Size != seen.Size || st.Mtime != seen.Mtime || st.Ctime != seen.Ctime ||
-		st.Mtime >= b.seenAt.Add(-clockTick).UnixNano()
-	return st, ok && written, ok
+	if n.Stat, ok = b.statLocked(); !ok {
+		return n, false
+	}
+	n.moved = differs(n.Stat, b.seen)
+	n.written = n.moved || n.Mtime >= b.seenAt.Add(-clockTick).UnixNano()
+	return n, true
+}
+
+func differs(a, b blob.Stat) bool {
+	return a.Size != b.Size || a.Mtime != b.Mtime || a.Ctime != b.Ctime
+}
+
+// sawContent reports whether the inode has taken in the size and the time of the
+// last write of st.
+func (b *body) sawContent(st blob.Stat) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return st.Size == b.seen.Size && st.Mtime == b.seen.Mtime
+}
+
+// isSynced reports whether the blob id was synced when written was n.
+func (b *body) isSynced(id blob.ID, n uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.synced == id && b.syncedWritten == n
+}
+
+// setSynced notes that the blob id has all that was written to it when written was n.
+func (b *body) setSynced(id blob.ID, n uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.synced == id {
+		n = max(n, b.syncedWritten)
+	}
+	b.synced, b.syncedWritten = id, n
 }
 
 // writable returns the file of the blob id if it may be written, until done.

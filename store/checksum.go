@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
+	"slices"
 	"sync"
 
 	"engramfs/store/blob"
@@ -58,10 +60,21 @@ func (m *summer) done() []byte {
 
 // putSums adds the sums of a blob to the change.
 func (c *change) putSums(id blob.ID, sums []byte) {
-	for group := uint32(0); len(sums) > 0; group++ {
-		n := min(len(sums), groupSums*sumSize)
-		c.put(sumsKey(id, group), sums[:n])
-		sums = sums[n:]
+	for group, part := range groupsOf(sums) {
+		c.put(sumsKey(id, group), part)
+	}
+}
+
+// groupsOf splits the sums of a blob into groups.
+func groupsOf(sums []byte) iter.Seq2[uint32, []byte] {
+	return func(yield func(uint32, []byte) bool) {
+		group := uint32(0)
+		for part := range slices.Chunk(sums, groupSums*sumSize) {
+			if !yield(group, part) {
+				return
+			}
+			group++
+		}
 	}
 }
 

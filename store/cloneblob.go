@@ -10,8 +10,8 @@ import (
 )
 
 // contentClone copies inodes with their content. A blob is shared between the
-// original and the copy unless somebody has it open natively: then it stays the
-// original's alone, and the copy gets a blob of its own.
+// original and the copy unless somebody has it open natively, or may have it mapped
+// into memory: then it stays the original's alone, and the copy gets a blob of its own.
 type contentClone struct {
 	s      *Store
 	o      CloneOptions
@@ -93,14 +93,60 @@ func (k *contentClone) copyBlob(ctx context.Context, ino Ino) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return k.s.blobError("copy content", err)
 	}
-	prefix := blobKey(keySums, v.content.blob)
-	return k.s.engine.Scan(prefix, prefixEnd(prefix), func(key, value []byte) bool {
-		if !bytes.Equal(key, sumsKey(v.content.blob, groupTimes)) { // the copy has times of its own
-			renamed := append(blobKey(keySums, c.id), key[len(prefix):]...)
-			c.sums = append(c.sums, [2][]byte{renamed, bytes.Clone(value)})
+	if t, ok := k.s.sealTimes(v.content.blob); ok && t.native {
+		// Any write before the copy was complete has moved the time on.
+		if st, ok := k.s.statBlob(v.content.blob); !ok || st.Mtime != t.mtime {
+			return k.sumAgain(c)
+		}
+	}
+	c.sums, err = k.s.sumsAs(v.content.blob, c.id)
+	return err
+}
+
+// sumAgain gives the copy of a blob that was written past the store checksums of
+// its own.
+func (k *contentClone) sumAgain(c *blobCopy) error {
+	f, err := k.s.blobs.Open(c.id, false)
+	if err != nil {
+		return fmt.Errorf("read the copy of content: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return fmt.Errorf("read the copy of content: %w", err)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	var m summer
+	for off := int64(0); off < size; {
+		n, err := f.ReadAt((*buf)[:min(int64(len(*buf)), size-off)], off)
+		if n == 0 && err != nil {
+			return fmt.Errorf("read the copy of content: %w", err)
+		}
+		m.write((*buf)[:n])
+		off += int64(n)
+	}
+	for group, part := range groupsOf(m.done()) {
+		c.sums = append(c.sums, [2][]byte{sumsKey(c.id, group), part})
+	}
+	return nil
+}
+
+// sumsAs returns the records of the checksums of a blob for a copy of it, which has
+// times of its own.
+func (s *Store) sumsAs(of, id blob.ID) (records [][2][]byte, err error) {
+	prefix := blobKey(keySums, of)
+	err = s.engine.Scan(prefix, prefixEnd(prefix), func(key, value []byte) bool {
+		if !bytes.Equal(key, sumsKey(of, groupTimes)) {
+			renamed := append(blobKey(keySums, id), key[len(prefix):]...)
+			records = append(records, [2][]byte{renamed, bytes.Clone(value)})
 		}
 		return true
 	})
+	if err != nil {
+		return nil, fmt.Errorf("checksums of content %s: %w", of, err)
+	}
+	return records, nil
 }
 
 // close removes the blobs that no copy has come to refer to.
@@ -172,7 +218,7 @@ func (k *contentClone) duplicateContent(c *change, v, dup *inode) error {
 		}
 		return &errUnready{ino: v.Ino}
 	}
-	if !h.node.native() {
+	if !h.node.native() && !c.s.mayBeMapped(v.content.blob) {
 		c.refs = append(c.refs, v.content.blob)
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 
 	"engramfs/store/blob"
 )
@@ -19,6 +20,8 @@ type Content struct {
 	inline []byte    // of inline content
 	blob   *openBlob // of blob content
 	sealed bool
+	// vouched: digests of the content were given away.
+	vouched atomic.Bool
 }
 
 // OpenContent pins the content of a file. The error matches ErrIsDir,
@@ -55,13 +58,15 @@ func (c *Content) open(ctx context.Context, n *node) error {
 			c.inline, err = s.readInline(v)
 		case contentBlob:
 			missing = v.content.blob
-			c.blob, err = s.open.get(v.content.blob)
+			c.blob, err = s.open.get(v.content.blob, v.Ino)
 		}
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrStale) {
 		err = fmt.Errorf("%w: inode %d: content %s is missing", ErrDamaged, n.ino, missing)
-		s.damages.note(Damage{Ino: n.ino, Version: c.attr.Version, At: s.now(), Err: err.Error()})
+		s.damages.note(Damage{
+			Ino: n.ino, Version: c.attr.Version, Kind: DamagedMissing, Length: c.attr.Size, At: s.now(), Err: err.Error(), blob: missing,
+		})
 	}
 	return err
 }
@@ -233,7 +238,7 @@ func (c *Content) readBlocks(p []byte, start int64) (good int, err error) {
 	}
 	if errors.Is(err, ErrDamaged) {
 		c.s.damages.note(Damage{
-			Ino: c.attr.Ino, Version: c.attr.Version, Offset: start + int64(good), At: c.s.now(), Err: err.Error(),
+			Ino: c.attr.Ino, Version: c.attr.Version, Offset: start + int64(good), At: c.s.now(), Err: err.Error(), blob: c.blob.id,
 		})
 		c.s.log.Error("content is damaged", "ino", c.attr.Ino, "offset", start+int64(good), "err", err)
 	}
@@ -249,7 +254,7 @@ func (c *Content) readVerified(p []byte, start int64) (good int, err error) {
 		return 0, fmt.Errorf("read content %s: %w", c.blob.id, err)
 	}
 	if !c.verified() {
-		return n, c.cut(n, len(p))
+		return c.cut(n, len(p))
 	}
 	whole := n
 	if n < len(p) {
@@ -260,16 +265,20 @@ func (c *Content) readVerified(p []byte, start int64) (good int, err error) {
 	}
 	good, verr := c.blob.verify(c.s.engine, start/blockSize, p[:whole])
 	if !c.verified() {
-		return n, c.cut(n, len(p)) // changed in place while it was read
+		return c.cut(n, len(p)) // changed in place while it was read
 	}
 	return good, errors.Join(verr, err)
 }
 
-// cut returns the error of having read n of want bytes of a blob without
-// checksums. Missing bytes are never made up.
-func (c *Content) cut(n, want int) error {
-	if n < want {
-		return io.ErrUnexpectedEOF
+// cut returns how many of the n bytes read of a blob without checksums may be
+// used, and an error if want were wanted. Missing bytes are never made up, and
+// none are used if the content's digests were given away.
+func (c *Content) cut(n, want int) (int, error) {
+	if c.vouched.Load() {
+		return 0, ErrChanged
 	}
-	return nil
+	if n < want {
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, nil
 }

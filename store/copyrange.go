@@ -88,8 +88,8 @@ func (h *Handle) copyInBackend(ctx context.Context, c *Content, from, to, n int6
 		return 0, err
 	}
 	var cerr error
-	grown := func(v *inode) int64 { return max(v.Size, to+n) }
-	err = h.change(ctx, "copy_range", grown, func(ch *change, v *inode, _ int64, f *writeFile) error {
+	e := edit{from: to, to: to + n, size: func(v *inode) int64 { return max(v.Size, to+n) }}
+	err = h.change(ctx, "copy_range", e, func(ch *change, v *inode, _ int64, f *writeFile) error {
 		r, ok := blob.RangeCopier(nil), false
 		if f != nil {
 			r, ok = f.File.(blob.RangeCopier)

@@ -54,8 +54,10 @@ type Counters struct {
 	// Panics counts those outside of every write section, which cost one operation
 	// each and poison nothing.
 	Panics uint64
-	// Damages counts the places in which content was found damaged.
+	// Damages counts the places in which content was found damaged by reads.
 	Damages uint64
+	// ScrubDamages counts those found by scrubs.
+	ScrubDamages uint64
 	// Resets has an entry for each kind that there was.
 	Resets map[ResetKind]uint64
 }
@@ -74,7 +76,7 @@ func (s *Store) Counters() Counters {
 	n := &s.counters
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return Counters{Panics: n.panics.Load(), Damages: s.damages.noted.Load(), Resets: maps.Clone(n.resets)}
+	return Counters{Panics: n.panics.Load(), Damages: s.damages.noted[0].Load(), ScrubDamages: s.damages.noted[1].Load(), Resets: maps.Clone(n.resets)}
 }
 
 func (n *counters) countReset(r *ResetReport, from ResetSource, err error) {

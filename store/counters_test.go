@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,9 +59,9 @@ func TestCountersTellResetsApart(t *testing.T) {
 	if got := s.Counters().Resets; !maps.Equal(got, want) {
 		t.Errorf("Counters().Resets = %v, want %v", got, want)
 	}
-	h, err := s.History(1)
-	if err != nil || len(h) != 1 || h[0].Kind != "reset" || h[0].Source != store.ResetByAuto {
-		t.Errorf("newest event %+v, %v, want a reset by auto", h, err)
+	h, err := s.History(2) // the poisoning is written down by somebody else, perhaps later
+	if err != nil || !slices.ContainsFunc(h, func(e store.HistoryEntry) bool { return e.Kind == "reset" && e.Source == store.ResetByAuto }) {
+		t.Errorf("newest events %+v, %v, want a reset by auto", h, err)
 	}
 }
 

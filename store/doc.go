@@ -59,7 +59,7 @@
 //	Store.renameMu -> inode (ascending ino) -> alloc -> usage -> dav-locks -> file-locks
 //	inode -> Store.usageMu -> usage
 //	body.prepare -> inode -> body.mu, nodeShard.mu, blobCache.mu -> openBlob.mu
-//	inode -> sealer.mu, damages.mu
+//	inode -> sealer.mu, damages.save -> damages.mu
 //
 // A -> B: B may be taken while holding A, never the reverse.
 //
@@ -79,6 +79,8 @@
 //	body.mu        a file open for writing   blob, engine      plain mutex, fstat(2) at most inside
 //	sealer.mu      what waits for checksums  engine            plain mutex, no foreign code inside
 //	damages.mu     damage met so far         the blobs         plain mutex, no foreign code inside
+//	damages.save   nothing, it orders steps  engine            cannot be
+//	scrubber.mu    how far a scrub is        engine            plain mutex, an engine batch at most inside
 //	dirents        what names mean           engine            disposable cache; not asked below a poisoned directory
 //
 // A read of a poisoned inode is served from the engine, which knows only whole
@@ -116,13 +118,17 @@
 // and only then named by a batch. PUT makes a new blob, so readers of the old one
 // finish on it. Clones share a blob; its reference counter is part of the batches,
 // and the first write to a shared blob makes a copy. Blobs have a CRC32C per 64 KiB
-// in the engine, checked before a byte leaves.
+// in the engine, checked before a byte leaves. Digests of the whole content (SHA-256
+// always) are made while it streams in, or when it is sealed, and go with the sums.
 //
 // # Writing in place
 //
-// A blob that a handle writes in place is unsealed first: it loses its checksums,
-// durably, before a byte changes. Some seconds after its last writer has closed it
-// is sealed: synced, read, and given checksums.
+// A blob that a handle writes in place is unsealed first: its checksums count no
+// more, durably, before a byte changes. Some seconds after its last writer has closed it
+// is sealed: synced, read, and given checksums. The old ones are kept until then: what
+// was only written through the store is known by blocks, and all others are held
+// against them, so that damage does not become content. For the same reason damaged
+// content can only be replaced as a whole.
 //
 // Inline content that outgrows the engine becomes a blob without waiting for the
 // disk. The blob is fresh until the first fsync(2) or the seal, and until then the
@@ -142,7 +148,11 @@
 // Such a file can be written after it was closed, through a mapping. Content that
 // fails its checksums is therefore damaged only if the blob is as old as when it
 // was sealed; if it is newer it is served as it is, gets a new version, and is
-// sealed again. (A copy that shares the blob shares the late bytes, too.)
+// sealed again. A copy does not share a blob that is open natively, or that was
+// written natively and is still open for writing, or mapped so, as a lease tells
+// (fcntl(2), F_SETLEASE). One thing stays unseen: a store, between the last close and
+// the seal, into a page that was mapped and dirty already, if the mapping is gone
+// before the seal. It is part of the content, but the version stays what it was.
 //
 // # Collecting
 //

@@ -45,6 +45,9 @@ var (
 	ErrPoisoned = poison.ErrPoisoned
 	// ErrDamaged is returned when content failed its checksum (EIO, 503).
 	ErrDamaged = errors.New("store: content is damaged")
+	// ErrChanged is returned by a read of content whose digests were asked for
+	// when a handle has changed it in place since (EAGAIN, 503).
+	ErrChanged = errors.New("store: content was changed in place")
 	// ErrReadOnly is returned for writes after a failed journal write or fsync, or
 	// with Options.ReadOnly, until the cause is gone and the server was restarted
 	// (EROFS, 503).

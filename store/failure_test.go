@@ -185,7 +185,7 @@ func TestMissingBlobIsDamagedNotMissing(t *testing.T) {
 	if !errors.Is(err, store.ErrDamaged) {
 		t.Errorf("OpenContent: %v, want ErrDamaged", err)
 	}
-	problems, err := s.Check(ctx)
+	problems, err := s.Check(ctx, store.CheckOptions{})
 	if err != nil || len(problems) != 1 {
 		t.Errorf("Check = %q, %v, want the missing content", problems, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"engramfs/store/poison"
 )
@@ -83,9 +84,14 @@ type armedFault struct {
 	cause string
 }
 
+// holdTime is how long a drill with cause "hold" stays where it struck: longer than
+// the watchdog's soft limit takes to be noticed.
+const holdTime = 20 * time.Second
+
 // ArmFault arms a one-shot drill: the next change of the inode at path that
-// reaches point panics ("panic"), exits its goroutine ("goexit") or fails with
-// ErrFault ("error"). The point "" is the first one reached that is inside a
+// reaches point panics ("panic"), exits its goroutine ("goexit"), fails with
+// ErrFault ("error"), or hangs with its locks for 20 seconds and then goes on as if
+// nothing had been ("hold"). The point "" is the first one reached that is inside a
 // write section of the inode. Unknown points and causes are refused with an
 // error that matches fs.ErrInvalid.
 func (s *Store) ArmFault(ctx context.Context, path, point, cause string) error {
@@ -93,8 +99,8 @@ func (s *Store) ArmFault(ctx context.Context, path, point, cause string) error {
 	if !known {
 		return fmt.Errorf("%w: unknown fault point %q", fs.ErrInvalid, point)
 	}
-	if cause != "panic" && cause != "goexit" && cause != "error" {
-		return fmt.Errorf("%w: unknown cause %q, want panic, goexit or error", fs.ErrInvalid, cause)
+	if !slices.Contains([]string{"panic", "goexit", "error", "hold"}, cause) {
+		return fmt.Errorf("%w: unknown cause %q, want panic, goexit, error or hold", fs.ErrInvalid, cause)
 	}
 	a, err := s.LookupPath(ctx, path)
 	if err != nil {
@@ -129,6 +135,9 @@ func (f *faults) hit(point string, inos ...Ino) error {
 		panic("drill at " + point)
 	case "goexit":
 		runtime.Goexit()
+	case "hold":
+		time.Sleep(holdTime)
+		return nil
 	}
 	p := faultPoints[slices.IndexFunc(faultPoints, func(p FaultPoint) bool { return p.Name == point })]
 	err := fmt.Errorf("%w at %s", ErrFault, point)

@@ -100,7 +100,7 @@ func (c *change) settle(v *inode) {
 func (s *Store) syncBlob(n *node, v *inode) error {
 	b := n.share()
 	written := b.written.Load()
-	if written == b.syncedWritten.Load() && b.nativeWriters.Load() == 0 {
+	if b.isSynced(v.content.blob, written) && b.nativeWriters.Load() == 0 {
 		return nil
 	}
 	err := s.syncFile(b, v)
@@ -110,7 +110,7 @@ func (s *Store) syncBlob(n *node, v *inode) error {
 	if err != nil {
 		return s.blobError("sync content", err)
 	}
-	raise(&b.syncedWritten, written)
+	b.setSynced(v.content.blob, written)
 	return nil
 }
 

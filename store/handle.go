@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sync/atomic"
 
 	"engramfs/store/blob"
@@ -45,7 +46,7 @@ func (s *Store) Open(ctx context.Context, ino Ino, write bool) (*Handle, error) 
 		if !v.IsRegular() {
 			return fmt.Errorf("%w: inode %d is no file", fs.ErrInvalid, ino)
 		}
-		n.opens.Add(1)
+		n.addOpen(s.now())
 		if write {
 			n.writers.Add(1)
 		}
@@ -106,8 +107,8 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 		werr error
 		id   blob.ID
 	)
-	grown := func(v *inode) int64 { return max(v.Size, end) }
-	err = h.change(ctx, "write", grown, func(c *change, v *inode, size int64, f *writeFile) error {
+	e := edit{from: off, to: end, size: func(v *inode) int64 { return max(v.Size, end) }}
+	err = h.change(ctx, "write", e, func(c *change, v *inode, size int64, f *writeFile) error {
 		if f == nil {
 			n, werr = len(p), nil
 			return c.rewriteInline(v, size, func(data []byte) { copy(data[off:], p) })
@@ -148,8 +149,8 @@ func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) er
 		return ErrTooBig
 	}
 	var terr error
-	cut := func(*inode) int64 { return size }
-	err := h.change(ctx, "truncate", cut, func(c *change, v *inode, size int64, f *writeFile) error {
+	e := edit{from: size, to: math.MaxInt64, size: func(*inode) int64 { return size }}
+	err := h.change(ctx, "truncate", e, func(c *change, v *inode, size int64, f *writeFile) error {
 		if f == nil {
 			terr = nil
 			if err := c.rewriteInline(v, size, func([]byte) {}); err != nil {
@@ -251,15 +252,25 @@ func (c *change) cutBase(v *inode, size int64) error {
 	return nil
 }
 
+// edit says what a contentChange does: it gives all bytes from from to to, as far as
+// they are in the file, a new value, leaves all others alone, and makes the file size bytes long.
+type edit struct {
+	from, to int64
+	size     func(*inode) int64
+}
+
+// whole reports whether nothing of v's content is left afterwards.
+func (e *edit) whole(v *inode) bool { return e.from == 0 && e.to >= v.Size }
+
 // contentChange computes what a handle does to the content: v is the inode, to be
 // size bytes long. f is its blob, nil if the content is or becomes inline.
 type contentChange func(c *change, v *inode, size int64, f *writeFile) error
 
-// change runs fn with the inode locked and, if its content is or becomes a
-// blob (size tells the file's size afterwards), with that blob, which is this
+// change runs fn, which does what e says, with the inode locked and, if its content
+// is or becomes a blob, with that blob, which is this
 // file's alone, has no checksums, and is known to have none, durably if it was
 // ever synced.
-func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64, fn contentChange) error {
+func (h *Handle) change(ctx context.Context, op string, e edit, fn contentChange) error {
 	if h.closed.Load() {
 		return fs.ErrClosed
 	}
@@ -267,9 +278,9 @@ func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64,
 		return fmt.Errorf("%w: handle is open for reading", fs.ErrPermission)
 	}
 	for {
-		resized := false
+		resized, whole := false, false
 		err := h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
-			resized, err = h.attempt(c, size, fn)
+			resized, whole, err = h.attempt(c, &e, fn)
 			return err
 		})
 		if resized { // counted once the batch is in, or may be
@@ -278,7 +289,7 @@ func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64,
 		if !errors.Is(err, errUnprepared) {
 			return err
 		}
-		if err := h.prepare(ctx); err != nil {
+		if err := h.prepare(ctx, whole); err != nil {
 			return err
 		}
 	}
@@ -287,45 +298,53 @@ func (h *Handle) change(ctx context.Context, op string, size func(*inode) int64,
 // errUnprepared says that the content may not be written in place yet.
 var errUnprepared = errors.New("content is not prepared for writing")
 
-// attempt is change under the lock. It reports whether it changes the size of a blob.
-func (h *Handle) attempt(c *change, size func(*inode) int64, fn contentChange) (resized bool, err error) {
+// attempt is change under the lock. It reports whether it changes the size of a
+// blob, and whether it leaves nothing of the content.
+func (h *Handle) attempt(c *change, e *edit, fn contentChange) (resized, whole bool, err error) {
 	v, err := c.edit(h.n.ino)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if h.closed.Load() {
-		return false, fs.ErrClosed
+		return false, false, fs.ErrClosed
 	}
-	after := size(v)
+	after := e.size(v)
 	if h.staysInline(v, after) {
-		return false, fn(c, v, after, nil)
+		return false, true, fn(c, v, after, nil)
 	}
+	whole = e.whole(v)
 	if v.content.kind != contentBlob || v.content.sealed {
-		return false, errUnprepared
+		return false, whole, errUnprepared
 	}
 	b := h.n.share()
 	f := b.writable(v.content.blob)
 	if f == nil {
-		return false, errUnprepared
+		return false, whole, errUnprepared
 	}
 	defer h.s.letGo(b, f)
 	if err := b.trim(f, v.Size); err != nil {
-		return false, h.s.blobError("truncate content", err)
+		return false, whole, h.s.blobError("truncate content", err)
+	}
+	if err := h.touch(b, v, f, e, after); err != nil {
+		return false, whole, err
 	}
 	if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
-		return false, err
+		return false, whole, err
 	}
-	whole := false
+	returned := false
 	defer func() {
 		b.written.Add(1)
-		if !whole { // it panics
+		if !returned { // it panics
 			b.failed()
 		}
 	}()
 	resized = after != v.Size
 	err = fn(c, v, after, f)
-	whole = true
-	return resized, err
+	returned = true
+	if err == nil {
+		h.s.damages.overwritten(v.Ino, e.from, e.to-e.from)
+	}
+	return resized, whole, err
 }
 
 // letGo gives up f, which the last user closes.

@@ -272,7 +272,7 @@ func TestHandleModel(t *testing.T) {
 				m.close(t)
 				m.must(t, "unlink", s.Unlink(ctx, store.RootIno, fmt.Sprint("f", n), nil))
 				m.must(t, "quiesce", s.Quiesce(ctx))
-				if problems, err := s.Check(ctx); err != nil || len(problems) > 0 {
+				if problems, err := s.Check(ctx, store.CheckOptions{}); err != nil || len(problems) > 0 {
 					t.Fatalf("check: %v %v", problems, err)
 				}
 			})
@@ -394,7 +394,8 @@ func TestSyncAnywhereCountsForAll(t *testing.T) {
 	}
 }
 
-// TestHandlesShareOneFile expects writing to open the blob once, however many write.
+// TestHandlesShareOneFile expects writing to open the blob once, and once more to
+// verify it before, however many write.
 func TestHandlesShareOneFile(t *testing.T) {
 	s, c := countingStore(t)
 	put(t, s, "/f", pattern(100_000, 1))
@@ -414,8 +415,8 @@ func TestHandlesShareOneFile(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := c.opens.Load(); got != 1 {
-		t.Errorf("the blob was opened %d times", got)
+	if got := c.opens.Load(); got != 2 {
+		t.Errorf("the blob was opened %d times, want 2", got)
 	}
 	data := get(t, s, "/f")
 	for i := range handles {

@@ -16,7 +16,7 @@ import (
 // in the engine, so that a restart does not hide what happened.
 type HistoryEntry struct {
 	Seq  uint64 `json:"seq"`
-	Kind string `json:"kind"` // "poisoned" or "reset"
+	Kind string `json:"kind"` // "poisoned", "reset", or "damaged" of a file, which has no lock and no generation
 	Lock string `json:"lock"`
 	Gen  uint64 `json:"gen"`
 	Path string `json:"path,omitempty"`
@@ -26,6 +26,8 @@ type HistoryEntry struct {
 	Event  *poison.Event `json:"event,omitempty"`
 	// Report is what a reset did; nil for a poisoning.
 	Report *ResetReport `json:"report,omitempty"`
+	// Damage is the first that was found of a file.
+	Damage *Damage `json:"damage,omitempty"`
 }
 
 // maxHistory bounds the entries kept; the oldest go first.

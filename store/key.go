@@ -16,12 +16,14 @@ import (
 //	K ino              unsealed: a file whose blob is or was written in place and has no checksums; a byte says how
 //	O ino              orphan: an inode without a name that the collector removes
 //	R blob             counter: inodes whose content the blob is
-//	S blob group       checksums of a group of blocks; of the last group, ffffffff, the blob's times when it was sealed
+//	S blob group       checksums of a group of blocks; of group ffffffff the blob's times when it was sealed, of fffffffe its digests
 //	G blob seq         a reference to the blob was dropped; the collector looks whether it was the last
 //	U name             counter of the whole store
 //	M name             the store's own facts: format, generation, next ino, number of the run
 //	L token            WebDAV lock
-//	E seq              an event of a lock's history
+//	E seq              an event of a lock's history, or the damage of a file
+//	B ino              what of a file is damaged
+//	Q key              a record of that key that a repair took out because it meant nothing
 const (
 	keyInode    = 'I'
 	keyDirent   = 'D'
@@ -36,6 +38,8 @@ const (
 	keyUsage    = 'U'
 	keyFacts    = 'M'
 	keyHistory  = 'E'
+	keyDamage   = 'B'
+	keyAside    = 'Q'
 )
 
 var (
@@ -45,6 +49,7 @@ var (
 	factPoison  = []byte("Mpoison-generation")
 	factRun     = []byte("Mrun")
 	factBoot    = []byte("Mboot")
+	factScrub   = []byte("Mscrub")
 
 	usageFiles = []byte("Ufiles")
 	usageDirs  = []byte("Udirs")

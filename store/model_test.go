@@ -377,7 +377,7 @@ func (m *model) compare(t *rapid.T) {
 		}
 	}
 	walk("/", m.root, store.RootIno)
-	problems, err := m.s.Check(ctx)
+	problems, err := m.s.Check(ctx, store.CheckOptions{})
 	if err != nil || len(problems) > 0 {
 		t.Fatalf("Check: %v %q", err, problems)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
@@ -13,10 +12,6 @@ import (
 
 // ErrNotNative is returned by Handle.Native when the content cannot be had as a file.
 var ErrNotNative = errors.New("store: content is not a file of its own")
-
-// verifyOnNative is the size, in bytes, up to which content is verified before it
-// is read past the store. What is larger rests on scrubbing.
-const verifyOnNative = 1 << 20
 
 // Native returns the operating system's file of the handle's content, for a
 // kernel that reads and writes it directly (FUSE passthrough). Every native
@@ -29,7 +24,8 @@ const verifyOnNative = 1 << 20
 // returns, and from then on until the last such handle is closed the store
 // takes size and times from the file.
 //
-// ErrNotNative: the content is inline or shared with a copy, the backend has no
+// ErrNotNative: the content is inline or shared with a copy, or still being read
+// for one that is gone; the backend has no
 // files, or the inode has set-user-ID or set-group-ID bits or
 // security.capability. ErrDamaged: the content is small enough to be verified, and is not good.
 func (h *Handle) Native(ctx context.Context) (*os.File, error) {
@@ -79,7 +75,7 @@ func (h *Handle) openNative(ctx context.Context) error {
 
 // prepareNativeRead opens the blob, and verifies it if that is quick.
 func (h *Handle) prepareNativeRead(ctx context.Context, v *inode) error {
-	if v.content.sealed && v.Size <= verifyOnNative {
+	if v.content.sealed && v.Size <= verifyAtOnce {
 		if err := h.verifyOnce(ctx, v); err != nil {
 			return err
 		}
@@ -87,35 +83,14 @@ func (h *Handle) prepareNativeRead(ctx context.Context, v *inode) error {
 	b := h.n.share()
 	b.prepare.Lock()
 	defer b.prepare.Unlock()
-	return h.reopen(b, v.content.blob, false)
-}
-
-// verifyOnce reads the content against its checksums unless that was done since
-// its node came into memory.
-func (h *Handle) verifyOnce(ctx context.Context, v *inode) error {
-	b := h.n.share()
-	b.mu.Lock()
-	known := b.verified == v.content.blob
-	b.mu.Unlock()
-	if known {
-		return nil
-	}
-	c := Content{s: h.s}
-	if err := c.open(ctx, h.n); err != nil {
+	cur, err := h.s.snapshot(ctx, "open_native", h.n) // again: a writer may have moved the content meanwhile
+	switch {
+	case err != nil:
 		return err
+	case cur.content.kind != contentBlob:
+		return ErrNotNative
 	}
-	defer c.release()
-	_, err := c.WriteRange(io.Discard, 0, c.Size())
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil // it is being written, and has no checksums now
-	}
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.verified = v.content.blob
-	return nil
+	return h.reopen(b, cur.content.blob, false)
 }
 
 // prepareNative makes the content ready to be written past the store, and marks
@@ -127,7 +102,7 @@ func (h *Handle) prepareNative(ctx context.Context, v *inode) error {
 		if v.content.fresh {
 			err = h.s.syncNode(ctx, h.n)
 		} else {
-			err = h.prepare(ctx)
+			err = h.prepare(ctx, false)
 		}
 		if err != nil {
 			return err
@@ -187,8 +162,9 @@ func (h *Handle) countNative(ctx context.Context) error {
 		}
 		counted = true
 		h.native.Store(true)
-		if h.write && b.nativeWriters.Add(1) == 1 {
-			if st, ok := b.stat(); ok {
+		if h.write {
+			b.untrace() // from now on nobody knows what is written
+			if st, ok := b.stat(); b.nativeWriters.Add(1) == 1 && ok {
 				b.saw(st)
 			}
 		}
@@ -221,11 +197,29 @@ func (h *Handle) mayBeNative(v *inode, b *body) error {
 	if err != nil {
 		return fmt.Errorf("references of content: %w", err)
 	}
-	if refs > 1 {
+	if refs > 1 || h.s.open.readFor(v.content.blob, h.n.ino) {
 		return ErrNotNative
 	}
 	_, err = b.osFile()
 	return err
+}
+
+// HoldNative returns a handle for reading that is native as h is: until it is closed
+// too, Native returns the same file to every handle of the inode, and that file
+// stays the inode's content. h must be native, and not be closed meanwhile.
+func (h *Handle) HoldNative() (*Handle, error) {
+	if h.closed.Load() || !h.native.Load() {
+		return nil, ErrNotNative
+	}
+	n, err := h.s.nodes.acquire(h.n.ino)
+	if err != nil {
+		return nil, err
+	}
+	hold := &Handle{s: h.s, n: n}
+	n.opens.Add(1)
+	n.share().natives.Add(1)
+	hold.native.Store(true)
+	return hold, nil
 }
 
 // closeNative ends what countNative has begun.
@@ -260,8 +254,8 @@ func (h *Handle) absorb(ctx context.Context, times bool) error {
 	if err != nil {
 		return err
 	}
-	st, written, ok := b.news()
-	if !ok || !written || !times && st.Size == v.Size {
+	st, ok := b.news()
+	if !ok || !st.written || !times && st.Size == v.Size {
 		return nil
 	}
 	return h.s.changeLocked(ctx, "absorb", lockSet{write: []Ino{h.n.ino}}, func(c *change) error {
@@ -276,15 +270,17 @@ func (c *change) absorb(h *heldInode) {
 	if b == nil || b.nativeWriters.Load() == 0 {
 		return
 	}
-	st, written, ok := b.news()
-	if !ok || !written {
+	st, ok := b.news()
+	if !ok || !st.written {
 		return
 	}
 	v := &h.next
-	h.absorbed = &st
+	h.absorbed = &st.Stat
 	c.bytes += st.Size - v.Size
 	v.Size = st.Size
-	v.Mtime = st.Mtime
+	if st.moved { // else somebody may have set another time since
+		v.Mtime = st.Mtime
+	}
 	v.Ctime = max(v.Ctime, st.Ctime)
 	v.Version = c.s.nextVersion(v.Version)
 	v.Change++
@@ -299,13 +295,13 @@ func (n *node) overlay(a *Attr) {
 		return
 	}
 	a.Native = true
-	st, written, ok := b.news()
+	st, ok := b.news()
 	if !ok {
 		return
 	}
 	a.Size = st.Size
 	a.Sparse = a.Sparse || st.Allocated < st.Size
-	if written {
+	if st.moved {
 		a.Mtime, a.Ctime = st.Mtime, max(a.Ctime, st.Ctime)
 	}
 }

@@ -21,6 +21,7 @@ type node struct {
 	// looked at under its write lock, so that an unlink either sees the handle
 	// or the handle sees the unlink.
 	opens   atomic.Int32
+	opened  atomic.Int64 // when opens was last raised from 0, in ns since 1970
 	writers atomic.Int32 // those of them that may write
 	pins    atomic.Int32 // counted like opens
 	body    atomic.Pointer[body]

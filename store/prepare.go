@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,10 @@ func (s *Store) snapshot(ctx context.Context, op string, n *node) (v inode, err 
 //
 // A blob with checksums loses them durably before a byte changes: after a crash,
 // content without checksums is known as such and never mistaken for damaged.
-func (h *Handle) prepare(ctx context.Context) error {
+//
+// Content that is damaged is not prepared (ErrDamaged) unless whole is set: nothing
+// of it is to be left.
+func (h *Handle) prepare(ctx context.Context, whole bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -60,7 +64,12 @@ func (h *Handle) prepare(ctx context.Context) error {
 	case !v.content.sealed:
 		err = h.resume(b, &v)
 	default:
-		err = h.unseal(ctx, b, &v)
+		if !whole {
+			err = h.sound(ctx, &v)
+		}
+		if err == nil {
+			err = h.unseal(ctx, b, &v)
+		}
 	}
 	if h.closed.Load() { // meanwhile: its Close has seen no file to close
 		err = errors.Join(err, b.drop(h.n))
@@ -127,11 +136,12 @@ func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
 	if err := h.s.space.take(h.s.now().UnixNano(), old.Size); err != nil {
 		return err
 	}
-	pin, err := h.s.open.get(old.content.blob)
+	pin, err := h.s.open.get(old.content.blob, h.n.ino)
 	if err != nil {
 		return err
 	}
 	defer h.s.open.put(pin)
+	alone := !h.s.mayBeMapped(old.content.blob)
 	clone := func(id blob.ID) (blob.File, error) {
 		f, err := h.s.blobs.Clone(old.content.blob, id)
 		if err != nil {
@@ -147,11 +157,24 @@ func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
 		if err != nil || v.content != old.content || v.Version != old.Version {
 			return false, err
 		}
+		if h.n.native() { // since nobody else refers to it any more: it stays
+			return false, nil
+		}
+		sums, err := h.s.sumsAs(old.content.blob, id)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range sums {
+			if !bytes.Equal(r[0], sumsKey(id, groupDigests)) {
+				c.put(r[0], r[1])
+			}
+		}
 		if v, err = c.tend(h.n.ino); err != nil {
 			return false, err
 		}
 		c.dropContent(v)
 		v.content = content{kind: contentBlob, blob: id}
+		b.unsealing(id, alone)
 		return true, nil
 	})
 }
@@ -190,9 +213,11 @@ func (h *Handle) newBlob(ctx context.Context, b *body, op string, create func(bl
 	return nil
 }
 
-// unseal durably drops the checksums of a blob that is this file's alone.
+// unseal durably ends the validity of the checksums of a blob that is this file's
+// alone. They stay until there are others, see touched.
 func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 	id := old.content.blob
+	alone := !b.has(id) && !h.s.mayBeMapped(id)
 	if err := h.reopen(b, id, false); err != nil {
 		return err
 	}
@@ -207,17 +232,18 @@ func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 		if err != nil {
 			return fmt.Errorf("references of content: %w", err)
 		}
-		if shared = refs > 1; shared {
+		if shared = refs > 1 || h.s.open.readFor(id, h.n.ino); shared {
 			return nil
 		}
 		if v, err = c.tend(h.n.ino); err != nil {
 			return err
 		}
-		b.setReady(blob.ID{})
+		b.unsealing(id, alone)
 		h.s.open.unseal(id)
 		v.content.sealed, unsealed = false, true
 		c.put(inoKey(keyUnsealed, h.n.ino), []byte{writtenHere})
-		return c.deletePrefix(blobKey(keySums, id))
+		c.delete(sumsKey(id, groupDigests))
+		return nil
 	})
 	switch {
 	case shared && err == nil:

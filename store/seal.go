@@ -21,6 +21,12 @@ const (
 	sealDelay = 5 * time.Second
 	// sealRetry is how long a file waits that could not be sealed.
 	sealRetry = time.Minute
+	// maxSealQueue is how many files are remembered to wait. The engine knows those
+	// that are more.
+	maxSealQueue = 65_536
+	// sealAside is the size, in bytes, from which on a file is sealed beside the
+	// others, which do not wait for it. It is made durable in its turn.
+	sealAside = 64 << 20
 )
 
 // sealer gives files their checksums once nobody writes to them any more. What
@@ -34,6 +40,15 @@ type sealer struct {
 	mu    sync.Mutex
 	queue map[Ino]sealRequest
 	look  time.Time // when run looks at the queue by itself
+	more  bool      // files wait that are not in the queue
+
+	large chan aside // files for the goroutine that seals the large ones
+}
+
+// aside is a file that is sealed beside the others.
+type aside struct {
+	ino Ino
+	r   sealRequest
 }
 
 // sealRequest asks for the checksums of one file.
@@ -44,7 +59,7 @@ type sealRequest struct {
 }
 
 func newSealer(s *Store) *sealer {
-	return &sealer{s: s, delay: sealDelay, work: make(chan struct{}, 1), queue: make(map[Ino]sealRequest)}
+	return &sealer{s: s, delay: sealDelay, work: make(chan struct{}, 1), queue: make(map[Ino]sealRequest), large: make(chan aside, 1)}
 }
 
 // ask asks for the checksums of a file that was written just now.
@@ -58,7 +73,12 @@ func (k *sealer) askLate(ino Ino) {
 func (k *sealer) enqueue(ino Ino, r sealRequest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r.late = r.late || k.queue[ino].late
+	old, known := k.queue[ino]
+	if !known && len(k.queue) >= maxSealQueue {
+		k.more = true // what was written late is found again by who reads it
+		return
+	}
+	r.late = r.late || old.late
 	k.queue[ino] = r
 	if !r.due.Before(k.look) {
 		return // in time: an archive's files are closed by the thousand
@@ -93,7 +113,8 @@ func (k *sealer) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		ino, r, wait := k.take(time.Now())
 		if wait <= 0 {
-			k.seal(ctx, ino, r, true)
+			k.sealOrPass(ctx, ino, r)
+			k.refill()
 			continue
 		}
 		select {
@@ -101,6 +122,64 @@ func (k *sealer) run(ctx context.Context) {
 		case <-k.work:
 		case <-time.After(wait):
 		}
+	}
+}
+
+// runLarge seals large files until ctx ends.
+func (k *sealer) runLarge(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case f := <-k.large:
+			k.seal(ctx, f.ino, f.r, true)
+		}
+	}
+}
+
+// sealOrPass seals a file, or if it is large, makes it durable and leaves the rest
+// to runLarge. If that has enough to do the file waits again.
+func (k *sealer) sealOrPass(ctx context.Context, ino Ino, r sealRequest) {
+	if v, err := readInode(k.s.engine, ino); err != nil || v.Size < sealAside {
+		k.seal(ctx, ino, r, true)
+		return
+	}
+	err := k.sync(ctx, ino)
+	if err != nil && !errors.Is(err, ErrStale) && ctx.Err() == nil {
+		k.s.log.Error("content not synced", "ino", ino, "err", err)
+	}
+	select {
+	case k.large <- aside{ino, r}:
+	default:
+		k.enqueue(ino, sealRequest{due: time.Now().Add(k.delay), late: r.late})
+	}
+}
+
+func (k *sealer) sync(ctx context.Context, ino Ino) (err error) {
+	defer k.s.contain("sync_content", &err)
+	return k.s.syncContent(ctx, ino)
+}
+
+// refill asks again for all files that wait, once the queue has room for those that
+// it had to turn away.
+func (k *sealer) refill() {
+	k.mu.Lock()
+	wanted := k.more && len(k.queue) < maxSealQueue/2
+	if wanted {
+		k.more = false
+	}
+	k.mu.Unlock()
+	if !wanted {
+		return
+	}
+	err := k.s.engine.Scan([]byte{keyUnsealed}, []byte{keyUnsealed + 1}, func(key, _ []byte) bool {
+		k.ask(inoOfKey(key))
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return !k.more
+	})
+	if err != nil {
+		k.s.log.Error("files that wait for checksums cannot be listed", "err", err)
 	}
 }
 
@@ -178,6 +257,11 @@ func (s *Store) sealFile(ctx context.Context, ino Ino, o sealOptions) error {
 	if v.content.kind != contentBlob || v.content.sealed && !o.late || n.writers.Load() > 0 {
 		return nil
 	}
+	native, err := s.markedNative(ino)
+	if err != nil {
+		return err
+	}
+	mapped := native && s.hasWriters(v.content.blob) // asked before this is one itself
 	f, err := s.blobs.Open(v.content.blob, true)
 	if err != nil {
 		return fmt.Errorf("open content: %w", err)
@@ -189,7 +273,7 @@ func (s *Store) sealFile(ctx context.Context, ino Ino, o sealOptions) error {
 	if err := f.Sync(); err != nil {
 		return s.blobError("sync content", err)
 	}
-	k := seal{s: s, n: n, v: &v, f: f, o: o}
+	k := seal{s: s, n: n, v: &v, f: f, o: o, native: native, mapped: mapped}
 	return k.run(ctx)
 }
 
@@ -243,7 +327,10 @@ func (s *Store) endsEarly(ctx context.Context, n *node, v *inode, size int64) er
 		return errBusy
 	}
 	err = fmt.Errorf("%w: content %s ends at %d, want %d", ErrDamaged, v.content.blob, size, v.Size)
-	s.damages.note(Damage{Ino: n.ino, Version: v.Version, Offset: size / blockSize * blockSize, At: s.now(), Err: err.Error()})
+	s.damages.note(Damage{
+		Ino: n.ino, Version: v.Version, Offset: size / blockSize * blockSize, Length: v.Size - size/blockSize*blockSize,
+		At: s.now(), Err: err.Error(), blob: v.content.blob,
+	})
 	return err
 }
 
@@ -264,6 +351,9 @@ type seal struct {
 	v *inode
 	f blob.File
 	o sealOptions
+
+	native bool // it was written natively since it was last sealed
+	mapped bool // and somebody still has it open for writing, or mapped so
 }
 
 func (k *seal) run(ctx context.Context) error {
@@ -276,9 +366,16 @@ func (k *seal) run(ctx context.Context) error {
 	if err := k.f.Sync(); err != nil {
 		return k.s.blobError("sync content", err)
 	}
-	sums, err := k.sums(ctx)
+	sums, digests, err := k.sums(ctx)
 	if err != nil {
 		return err
+	}
+	damaged, err := k.n.share().keepOld(k.s.engine, k.v.content.blob, sums)
+	if err != nil {
+		return err
+	}
+	if len(damaged) > 0 {
+		digests = nil // nobody is to be told that this is the content
 	}
 	if st, ok := k.f.(blob.Stater); ok {
 		after, err := st.Stat()
@@ -290,7 +387,27 @@ func (k *seal) run(ctx context.Context) error {
 		}
 	}
 	set := lockSet{write: []Ino{k.n.ino}, background: true}
-	return k.s.changeLocked(ctx, "seal", set, func(c *change) error { return k.commit(c, sums, before) })
+	done := false
+	err = k.s.changeLocked(ctx, "seal", set, func(c *change) (err error) {
+		done, err = k.commit(c, sums, digests, before)
+		return err
+	})
+	if err == nil && done {
+		k.s.labelSealed(k, sums, before)
+		k.note(damaged)
+	}
+	return err
+}
+
+// note puts blocks on the list of damage.
+func (k *seal) note(blocks []int64) {
+	id := k.v.content.blob
+	for _, block := range blocks {
+		k.s.damages.note(Damage{
+			Ino: k.n.ino, Version: k.v.Version, Offset: block * blockSize, At: k.s.now(), blob: id,
+			Err: fmt.Sprintf("%v: content %s: block %d changed while others were written", ErrDamaged, id, block),
+		})
+	}
 }
 
 // settled returns what the blob is like once its times are old enough: a write
@@ -316,28 +433,33 @@ func (k *seal) settled(ctx context.Context) (st blob.Stat, err error) {
 	}
 }
 
-// sums reads the blob and returns the sums of its blocks.
-func (k *seal) sums(ctx context.Context) ([]byte, error) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+// sums reads the blob and returns the sums of its blocks, and its digests.
+func (k *seal) sums(ctx context.Context) ([]byte, *Digests, error) {
+	d := k.s.newDigester(sealHashes)
+	defer d.stop()
+	var ring bufferRing
+	defer ring.release()
 	var m summer
 	size := k.v.Size
 	for off := int64(0); off < size; {
 		begin := time.Now()
-		n, err := k.f.ReadAt((*buf)[:min(int64(len(*buf)), size-off)], off)
+		buf, used := ring.next()
+		n, err := k.f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
 		if n == 0 && err != nil {
 			if errors.Is(err, io.EOF) {
 				err = k.s.endsEarly(ctx, k.n, k.v, off)
 			}
-			return nil, err
+			return nil, nil, err
 		}
-		m.write((*buf)[:n])
+		m.write(buf[:n])
+		d.write(buf[:n], used)
 		off += int64(n)
 		if err := k.pause(ctx, time.Since(begin)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return m.done(), nil
+	digests, err := d.digests()
+	return m.done(), &digests, err
 }
 
 // pause waits as long as the last piece of work has taken, so that at least half
@@ -354,60 +476,94 @@ func (k *seal) pause(ctx context.Context, worked time.Duration) error {
 	}
 }
 
-// commit makes the file sealed. What a user knows of it changes only if it was
-// written without the store's knowledge.
-func (k *seal) commit(c *change, sums []byte, st blob.Stat) error {
+// commit makes the file sealed. It reports false if the file is being written
+// again: its Close asks for another seal.
+func (k *seal) commit(c *change, sums []byte, digests *Digests, st blob.Stat) (bool, error) {
 	v, err := c.view(k.n.ino)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if v.content != k.v.content || v.Version != k.v.Version {
-		return errBusy
+		return false, errBusy
 	}
 	if k.n.writers.Load() > 0 {
-		return nil // its Close asks again
+		return false, nil
 	}
-	if k.o.late && v.content.sealed {
-		if v, err = c.edit(k.n.ino); err != nil {
-			return err
-		}
-		v.Version = c.s.nextVersion(v.Version)
-		v.Mtime = st.Mtime
-	} else if v, err = c.tend(k.n.ino); err != nil {
-		return err
+	if v, err = k.renew(c, st); err != nil {
+		return false, err
+	}
+	times := sealTimes{mtime: st.Mtime, ctime: st.Ctime, native: k.native}
+	if old, ok := c.s.sealTimes(v.content.blob); ok {
+		times.native = times.native || old.native
 	}
 	if err := c.deletePrefix(blobKey(keySums, v.content.blob)); err != nil {
-		return err
+		return false, err
 	}
 	c.settle(v)
 	v.content.sealed = true
 	c.delete(inoKey(keyUnsealed, v.Ino))
 	c.putSums(v.content.blob, sums)
+	if digests != nil {
+		c.putDigests(v.content.blob, digests)
+	}
 	if st != (blob.Stat{}) {
 		v.Sparse = st.Allocated < v.Size
-		c.put(sumsKey(v.content.blob, groupTimes), appendSealTimes(nil, st))
+		c.put(sumsKey(v.content.blob, groupTimes), times.append(nil))
 	}
+	k.n.share().untrace()
 	k.s.open.forget(v.content.blob) // it knows no, or other, checksums
-	return nil
+	return true, nil
+}
+
+// renew gives the file a new version if it was, or may have been, written without
+// the store's knowledge since it got its last one. Otherwise a user does not notice
+// the seal.
+func (k *seal) renew(c *change, st blob.Stat) (*inode, error) {
+	late := k.o.late && k.v.content.sealed || k.native && !k.n.share().sawContent(st)
+	if !late && !k.mapped {
+		return c.tend(k.n.ino)
+	}
+	v, err := c.edit(k.n.ino)
+	if err != nil {
+		return nil, err
+	}
+	v.Version = c.s.nextVersion(v.Version)
+	if late { // a page that was mapped and dirty already has no new time
+		v.Mtime = st.Mtime
+	}
+	return v, nil
 }
 
 // groupTimes is the number of the group whose record has, instead of sums, the
 // times that the blob had when they were made. A file has fewer groups.
 const groupTimes = math.MaxUint32
 
-func appendSealTimes(b []byte, st blob.Stat) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(st.Mtime))
-	return binary.LittleEndian.AppendUint64(b, uint64(st.Ctime))
+// sealTimes is what is known of a blob's last seal.
+type sealTimes struct {
+	mtime, ctime int64
+	native       bool // it was ever written natively: a mapping of it may be left
+}
+
+func (t *sealTimes) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(t.mtime))
+	b = binary.LittleEndian.AppendUint64(b, uint64(t.ctime))
+	if t.native {
+		return append(b, writtenNative)
+	}
+	return append(b, writtenHere)
 }
 
 // sealTimes returns the times that the blob had when it was sealed; false if
 // they are not known, as of a blob that nobody ever wrote in place.
-func (s *Store) sealTimes(id blob.ID) (mtime, ctime int64, ok bool) {
+func (s *Store) sealTimes(id blob.ID) (t sealTimes, ok bool) {
 	b, err := s.engine.Get(sumsKey(id, groupTimes))
-	if err != nil || len(b) != 16 {
-		return 0, 0, false
+	if err != nil || len(b) < 16 {
+		return t, false
 	}
-	return int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:])), true
+	t.mtime = int64(binary.LittleEndian.Uint64(b))
+	t.ctime = int64(binary.LittleEndian.Uint64(b[8:]))
+	t.native = len(b) == 16 || b[16] == writtenNative // the shorter ones did not say
+	return t, true
 }
 
 // writtenLate reports whether the blob was written since it was sealed. A mapping
@@ -419,12 +575,12 @@ func (c *Content) writtenLate() bool {
 	if !ok {
 		return false
 	}
-	mtime, _, ok := c.s.sealTimes(c.blob.id)
+	t, ok := c.s.sealTimes(c.blob.id)
 	if !ok {
 		return false
 	}
 	st, err := f.Stat()
-	if err != nil || st.Mtime <= mtime { // ctime also moves with names and modes
+	if err != nil || st.Mtime <= t.mtime { // ctime also moves with names and modes
 		return false
 	}
 	if c.blob.unsealed.CompareAndSwap(false, true) {

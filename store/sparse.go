@@ -86,7 +86,7 @@ func (s *Store) Allocated(ctx context.Context, ino Ino) (int64, error) {
 			size = 0
 		}
 		if v.content.kind == contentBlob {
-			b, err = s.open.get(v.content.blob)
+			b, err = s.open.get(v.content.blob, v.Ino)
 		}
 		return err
 	})
@@ -133,8 +133,12 @@ func (h *Handle) Allocate(ctx context.Context, a Allocation, off, n int64) error
 		}
 		return max(v.Size, end)
 	}
+	e := edit{from: off, to: off, size: after} // space alone changes no byte
+	if a.PunchHole || a.ZeroRange {
+		e.to = end
+	}
 	var aerr error
-	err := h.change(ctx, "allocate", after, func(c *change, v *inode, size int64, f *writeFile) error {
+	err := h.change(ctx, "allocate", e, func(c *change, v *inode, size int64, f *writeFile) error {
 		aerr = nil
 		if f == nil {
 			return c.rewriteInline(v, size, func(data []byte) {

@@ -43,6 +43,8 @@ type Options struct {
 	// Watch says when a lock is stuck, and who is told. Its zero value is the
 	// default.
 	Watch poison.WatchOptions
+	// Scrub says when all content is read. Its zero value is the default.
+	Scrub ScrubOptions
 	// ReadOnly, if it is not nil, is why every change is refused, as if the disk
 	// had failed: to have a look at a store that must not be changed.
 	ReadOnly error
@@ -100,6 +102,7 @@ type Store struct {
 	collector  *collector
 	sealer     *sealer
 	damages    damages
+	scrubber   *scrubber
 	flusher    *flusher
 	garbageSeq atomic.Uint64
 	failure    atomic.Pointer[error]
@@ -148,7 +151,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.registry = poison.NewRegistry(poison.RegistryOptions{Logger: s.log, Now: s.now, Generation: generation})
+	s.registry = poison.NewRegistry(poison.RegistryOptions{Logger: s.log, Now: s.now, Generation: generation, Durations: true})
 	s.nodes = newNodeCache(s.engine, orDefault(o.Nodes, 65_536))
 	s.dirents = newDirentCache(orDefault(o.Dirents, 131_072))
 	s.open = newBlobCache(s)
@@ -161,12 +164,17 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		},
 	})
 	s.nodes.family = s.inodes
-	if err := s.beginRun(o.Boot); err != nil {
+	if err := s.beginRun(o.Boot, o.ReadOnly != nil); err != nil {
 		return nil, err
 	}
 	s.sealer = newSealer(s)
-	if err := s.rebuildUnsealed(); err != nil {
+	if err := s.loadDamages(); err != nil {
 		return nil, err
+	}
+	if o.ReadOnly == nil {
+		if err := s.rebuildUnsealed(); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.newDomains(); err != nil {
 		return nil, err
@@ -273,9 +281,15 @@ func (s *Store) start(o Options) error {
 		return err
 	}
 	s.registry.OnTransition(s.history.record)
+	s.damages.start()
+	if s.scrubber, err = newScrubber(s, o.Scrub); err != nil {
+		return err
+	}
 	s.collector = newCollector(s)
 	s.goSafe("collector", func() { s.collector.run(ctx) })
 	s.goSafe("sealer", func() { s.sealer.run(ctx) })
+	s.goSafe("sealer of large files", func() { s.sealer.runLarge(ctx) })
+	s.goSafe("scrubber", func() { s.scrubber.run(ctx) })
 	s.goSafe("flusher", func() { s.flush(ctx) })
 	s.goSafe("watchdog", func() { s.registry.Watch(ctx, o.Watch) })
 	return nil

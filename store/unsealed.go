@@ -68,7 +68,10 @@ func (s *Store) rebuildContent(tx meta.Txn, ino Ino, native bool) error {
 	size := v.Size
 	if err := s.matchBlob(tx, &v, native); err != nil {
 		s.log.Error("content cannot be opened", "ino", ino, "blob", v.content.blob, "err", err)
-		s.damages.note(Damage{Ino: ino, Version: s.nextVersion(v.Version), At: s.now(), Err: err.Error()})
+		s.damages.note(Damage{
+			Ino: ino, Version: s.nextVersion(v.Version), Kind: DamagedMissing, Length: v.Size,
+			At: s.now(), Err: err.Error(), blob: v.content.blob,
+		})
 	}
 	v.Version = s.nextVersion(v.Version)
 	v.Change++

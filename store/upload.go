@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync"
 	"time"
 
 	"engramfs/store/blob"
@@ -27,6 +28,10 @@ type Upload struct {
 	id   blob.ID // afterwards
 	file blob.File
 	sums summer
+	// hashes are the digests to compute; digester does that once there is a blob.
+	hashes   hashSet
+	digester *digester
+	digests  Digests
 	// flushed bytes are on their way to the disk.
 	flushed int64
 	done    bool
@@ -51,7 +56,7 @@ func (s *Store) NewUpload(ctx context.Context, parent Ino, name string, size int
 	if err := s.space.take(s.now().UnixNano(), max(size, 0)); err != nil {
 		return nil, err
 	}
-	u := &Upload{s: s, parent: parent, name: name, announced: size}
+	u := &Upload{s: s, parent: parent, name: name, announced: size, hashes: hashSetOf(SHA256)}
 	d, err := s.lookup(ctx, parent, name)
 	lock := parent
 	switch {
@@ -79,8 +84,35 @@ func (s *Store) refusePoisoned(ino Ino) error {
 	return nil
 }
 
+// Want asks for more digests than SHA256. It must be called before the first byte.
+func (u *Upload) Want(hashes ...Hash) { u.hashes |= hashSetOf(hashes...) }
+
+// Digests returns the digests of what came in: SHA256 and what Want asked for.
+// Nothing may be written afterwards. The error matches ErrPanic.
+func (u *Upload) Digests() (Digests, error) {
+	switch {
+	case u.digests.any():
+	case u.digester == nil:
+		u.digests = digestsOf(u.data, u.hashes)
+	default:
+		d, err := u.digester.digests()
+		if err != nil {
+			return Digests{}, err
+		}
+		u.digests = d
+	}
+	return u.digests, nil
+}
+
 // Write implements io.Writer.
 func (u *Upload) Write(p []byte) (n int, err error) {
+	var used sync.WaitGroup
+	defer used.Wait()
+	return u.write(p, &used)
+}
+
+// write is Write for a p that stays as it is until used.Wait returns.
+func (u *Upload) write(p []byte, used *sync.WaitGroup) (n int, err error) {
 	defer u.s.contain("upload_write", &err)
 	if err := u.s.faults.hit(faultUploadWrite, u.parent, u.target); err != nil {
 		return 0, err
@@ -96,7 +128,7 @@ func (u *Upload) Write(p []byte) (n int, err error) {
 	if err := u.spill(); err != nil {
 		return 0, err
 	}
-	return u.writeBlob(p)
+	return u.writeBlob(p, used)
 }
 
 // spill moves the content from memory to a blob.
@@ -111,19 +143,21 @@ func (u *Upload) spill() error {
 		u.s.collector.end(u.id, true)
 		return u.s.blobError("create content", err)
 	}
-	u.file = f
+	u.file, u.digester = f, u.s.newDigester(u.hashes)
 	data := u.data
 	u.size, u.data = 0, nil
-	_, err = u.writeBlob(data)
+	var used sync.WaitGroup // of data, which nobody changes any more
+	_, err = u.writeBlob(data, &used)
 	return err
 }
 
-func (u *Upload) writeBlob(p []byte) (int, error) {
+func (u *Upload) writeBlob(p []byte, used *sync.WaitGroup) (int, error) {
 	if err := u.s.space.take(u.s.now().UnixNano(), int64(len(p))); err != nil {
 		return 0, err
 	}
 	n, err := u.file.WriteAt(p, u.size)
 	u.sums.write(p[:n])
+	u.digester.write(p[:n], used)
 	u.size += int64(n)
 	if err != nil {
 		return n, u.s.blobError("write content", err)
@@ -146,19 +180,20 @@ func (u *Upload) ReadFrom(r io.Reader) (n int64, err error) {
 	if u.announced >= 0 && u.announced <= u.s.inline && u.size == 0 {
 		return u.readSmall(r)
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	var ring bufferRing
+	defer ring.release()
 	for {
-		m, err := io.ReadFull(r, *buf)
+		buf, used := ring.next()
+		m, err := io.ReadFull(r, buf)
 		if m > 0 {
-			w, werr := u.Write((*buf)[:m])
+			w, werr := u.write(buf[:m], used)
 			n += int64(w)
 			if werr != nil {
 				return n, werr
 			}
 		}
 		switch {
-		case err == io.EOF || err == io.ErrUnexpectedEOF && m < len(*buf) && endOf(r):
+		case err == io.EOF || err == io.ErrUnexpectedEOF && m < len(buf) && endOf(r):
 			return n, nil
 		case err != nil:
 			return n, err
@@ -222,8 +257,14 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 	if u.announced >= 0 && u.size != u.announced {
 		return Attr{}, false, fmt.Errorf("%w: got %d bytes, %d were announced", io.ErrUnexpectedEOF, u.size, u.announced)
 	}
+	u.label(ctx, &o)
 	if err := u.syncBlob(); err != nil {
 		return Attr{}, false, err
+	}
+	if u.digester != nil {
+		if _, err := u.Digests(); err != nil {
+			return Attr{}, false, err
+		}
 	}
 	u.referred = true
 	touch, fresh := []Ino{u.target}, Ino(0)
@@ -333,6 +374,7 @@ func (u *Upload) fill(c *change, v *inode, o CommitOptions) {
 	c.setContent(v, u.size, u.data, u.id)
 	if u.file != nil {
 		c.putSums(u.id, u.sums.done())
+		c.putDigests(u.id, &u.digests)
 	}
 	if !o.Mtime.IsZero() {
 		v.Mtime = o.Mtime.UnixNano()
@@ -349,6 +391,7 @@ func (u *Upload) Abort() {
 	if u.file == nil {
 		return
 	}
+	u.digester.stop()
 	if err := u.file.Close(); err != nil {
 		u.s.log.Warn("content not closed", "blob", u.id, "err", err)
 	}

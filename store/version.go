@@ -15,7 +15,11 @@ const versionGap = 1 << 40
 
 // beginRun makes sure that no version of this run was given in an earlier one, so
 // that no ETag ever means two contents. It is durable when it returns.
-func (s *Store) beginRun(boot string) error {
+//
+// A run that is only to look at the store does not bring its content up to date, so
+// that the next one still has to know what the machine was when the last run ended
+// that did.
+func (s *Store) beginRun(boot string, look bool) error {
 	if s.engine.Failed() != nil {
 		return nil // nothing can be changed
 	}
@@ -37,7 +41,9 @@ func (s *Store) beginRun(boot string) error {
 	s.sameBoot = boot != "" && string(last) == boot
 	if err := s.engine.Update(func(tx meta.Txn) error {
 		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n+1))
-		tx.Put(factBoot, []byte(boot))
+		if !look {
+			tx.Put(factBoot, []byte(boot))
+		}
 		return nil
 	}); err != nil {
 		return s.engineError(err)
@@ -47,3 +53,6 @@ func (s *Store) beginRun(boot string) error {
 
 // nextVersion returns the version that follows v; that of a new inode follows 0.
 func (s *Store) nextVersion(v uint64) uint64 { return max(v+1, s.firstVersion) }
+
+// RunKey returns the key of the engine whose value is another one after every Open.
+func RunKey() []byte { return append([]byte{}, factRun...) }

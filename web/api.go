@@ -100,7 +100,7 @@ func (a *Server) operations() []operation {
 	var ops []operation
 	for _, part := range [][]operation{
 		a.healthOperations(), a.probeOperations(), a.metricsOperations(), a.lockOperations(), a.eventOperations(), a.fileOperations(),
-		a.jobOperations(), a.usageOperations(), a.systemOperations(), a.drillOperations(),
+		a.jobOperations(), a.scrubOperations(), a.usageOperations(), a.systemOperations(), a.drillOperations(),
 		a.auditOperations(), a.streamOperations(), a.documentOperations(),
 	} {
 		ops = append(ops, part...)

@@ -72,6 +72,7 @@ var actions = []struct {
 	{"/drills", "path=/photos/2024&cause=panic", formHeader},
 	{"/jobs/scrub/start", "", formHeader},
 	{"/jobs/scrub/stop", "", formHeader},
+	{"/api/v1/damaged/8/salvage", "", nil},
 	{"/davlocks/0123456789abcdef/break", "confirmed=1", formHeader},
 	{"/logout", "", formHeader},
 }
@@ -98,7 +99,7 @@ func TestActionsAreComplete(t *testing.T) {
 	var paths []string
 	for _, act := range actions {
 		path, _, _ := strings.Cut(act.path, "?")
-		for from, to := range map[string]string{"inode:7": "{name}", "scrub": "{name}", "0123456789abcdef": "{id}"} {
+		for from, to := range map[string]string{"inode:7": "{name}", "scrub": "{name}", "0123456789abcdef": "{id}", "/8/": "/{ino}/"} {
 			path = strings.ReplaceAll(path, from, to)
 		}
 		if strings.HasPrefix(path, "/jobs/") {

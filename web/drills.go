@@ -10,11 +10,11 @@ import (
 type Drill struct {
 	Path  string `json:"path"`
 	Point string `json:"point,omitempty"` // "": the first one reached
-	Cause string `json:"cause"`           // panic, goexit or error
+	Cause string `json:"cause"`           // panic, goexit, error or hold
 }
 
 // drillCauses are the ways in which a drill can strike.
-var drillCauses = []string{"panic", "goexit", "error"}
+var drillCauses = []string{"panic", "goexit", "error", "hold"}
 
 // DrillPoints is the answer of GET /api/v1/drills.
 type DrillPoints struct {

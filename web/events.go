@@ -13,7 +13,7 @@ import (
 // Event is one entry of the store's history, as the API shows it.
 type Event struct {
 	Seq   uint64    `json:"seq"`
-	Kind  string    `json:"kind"` // poisoned or reset
+	Kind  string    `json:"kind"` // poisoned, reset, or damaged of a file
 	Lock  string    `json:"lock"`
 	Path  string    `json:"path,omitempty"`
 	Gen   uint64    `json:"gen"`
@@ -104,6 +104,9 @@ func (a *Server) events(limit int, before uint64) (EventList, error) {
 
 func eventOf(e store.HistoryEntry) Event {
 	ev := Event{Seq: e.Seq, Kind: e.Kind, Lock: e.Lock, Path: e.Path, Gen: e.Gen, At: e.At.UTC(), Source: string(e.Source), Report: e.Report}
+	if d := e.Damage; d != nil {
+		ev.Op, ev.Cause, ev.Value = string(d.Source), string(d.Kind), d.Err
+	}
 	if p := e.Event; p != nil {
 		ev.Op, ev.Cause, ev.Value = p.Op, p.Cause.String(), p.Value
 		for _, lock := range p.Also {

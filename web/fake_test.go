@@ -99,7 +99,14 @@ func (f *rich) History(limit int) ([]store.HistoryEntry, error) {
 
 func (f *rich) Damaged() []store.Damage { return f.damage }
 
-func (f *rich) Check(ctx context.Context) ([]string, error) { return f.check(ctx) }
+func (f *rich) Check(ctx context.Context, _ store.CheckOptions) ([]store.Finding, error) {
+	problems, err := f.check(ctx)
+	var findings []store.Finding
+	for _, p := range problems {
+		findings = append(findings, store.Finding{Detail: p})
+	}
+	return findings, err
+}
 
 func (f *rich) wait() {
 	if f.hang != nil {

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"engramfs/store"
 )
 
 // JobSpec is long work that an administrator can start and stop.
@@ -19,6 +21,25 @@ type JobSpec struct {
 	// with what is done and in all, negative for unknown. The problems are
 	// what it found wrong; the error is that it could not finish.
 	Run func(ctx context.Context, progress func(done, total int64)) (problems []string, err error)
+	// State tells of runs of work that also runs without being started here: what
+	// runs, what ended last, and what begins by itself; nil: none. Stop stops such
+	// a run, and reports whether there was one. nil: all runs are started here.
+	State func() (running, last *Run, next *Next)
+	Stop  func() bool
+}
+
+// Next is a run that begins by itself.
+type Next struct {
+	At time.Time `json:"at"`
+}
+
+// startedByKey holds the name of who started a run.
+type startedByKey struct{}
+
+// startedBy returns who started the run whose context is ctx.
+func startedBy(ctx context.Context) string {
+	by, _ := ctx.Value(startedByKey{}).(string)
+	return by
 }
 
 // Job is one kind of long work, as the API shows it.
@@ -28,6 +49,7 @@ type Job struct {
 	Doc     string `json:"doc"`
 	Running *Run   `json:"running"` // null: it is not
 	Last    *Run   `json:"last"`    // null: not known to have run since the server's start
+	Next    *Next  `json:"next"`    // null: it does not begin by itself
 }
 
 // Run is one run of a job. What is not known is null.
@@ -99,13 +121,13 @@ func (j *jobs) start(name, by string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	st := j.state[name]
-	if st.run != nil {
+	if st.run != nil || spec.elsewhere() {
 		return errJobRunning
 	}
 	if j.ctx.Err() != nil {
 		return errClosing
 	}
-	ctx, cancel := context.WithCancel(j.ctx)
+	ctx, cancel := context.WithCancel(context.WithValue(j.ctx, startedByKey{}, by))
 	st.run, st.cancel, st.stopped = &Run{By: by, Started: j.now().UTC(), Unit: spec.Unit, Problems: []string{}}, cancel, false
 	j.running.Add(1)
 	go j.work(ctx, spec, st)
@@ -182,13 +204,17 @@ func (j *jobs) finish(spec JobSpec, st *jobState, problems []string, err error) 
 }
 
 func (j *jobs) stop(name string) error {
-	if _, err := j.find(name); err != nil {
+	spec, err := j.find(name)
+	if err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	st := j.state[name]
 	if st.run == nil {
+		if spec.Stop != nil && spec.Stop() {
+			return nil
+		}
 		return errJobIdle
 	}
 	st.stopped = true
@@ -216,7 +242,37 @@ func (j *jobs) show(s JobSpec) Job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	st := j.state[s.Name]
-	return Job{Name: s.Name, Title: s.Title, Doc: s.Doc, Running: st.run.copy(), Last: st.last.copy()}
+	job := Job{Name: s.Name, Title: s.Title, Doc: s.Doc, Running: st.run.copy(), Last: st.last.copy()}
+	if s.State != nil {
+		running, last, next := s.State()
+		job.tell(running, last, next)
+	}
+	return job
+}
+
+// tell adds what the work itself knows of its runs. The times of a run that was
+// started here stay those of here, by which its starter knows it.
+func (j *Job) tell(running, last *Run, next *Next) {
+	j.Next = next
+	switch {
+	case running != nil && j.Running != nil:
+		running.Started, running.By = j.Running.Started, j.Running.By
+		j.Running = running
+	case running != nil:
+		j.Running = running
+	}
+	if last != nil && (j.Last == nil || last.Ended.After(*j.Last.Ended)) {
+		j.Last = last
+	}
+}
+
+// elsewhere reports whether a run is under way that was not started here.
+func (s *JobSpec) elsewhere() bool {
+	if s.State == nil {
+		return false
+	}
+	running, _, _ := s.State()
+	return running != nil
 }
 
 func (r *Run) copy() *Run {
@@ -233,9 +289,20 @@ func (a *Server) jobSpecs() []JobSpec {
 	if c, ok := a.store.(checker); ok {
 		specs = append(specs, JobSpec{
 			Name: "check", Title: "Check",
-			Doc: "Compares every record with every other and with the inodes in memory. Changes nothing; does not read the content of files.",
-			Run: func(ctx context.Context, _ func(done, total int64)) ([]string, error) { return c.Check(ctx) },
+			Unit: "records",
+			Doc:  "Compares every record with every other and with the inodes in memory. Changes nothing; does not read the content of files.",
+			Run: func(ctx context.Context, progress func(done, total int64)) ([]string, error) {
+				findings, err := c.Check(ctx, store.CheckOptions{Progress: progress})
+				problems := make([]string, len(findings))
+				for i, f := range findings {
+					problems[i] = f.String()
+				}
+				return problems, err
+			},
 		})
+	}
+	if s, ok := a.store.(scrubber); ok {
+		specs = append(specs, scrubSpec(s))
 	}
 	return append(specs, a.o.Jobs...)
 }

@@ -339,6 +339,9 @@ func (p *healthPage) work(a *Server) {
 		default:
 			v.Status, v.Problems = run.outcome(p.Now), run.Problems
 		}
+		if j.Next != nil {
+			v.Status += fmt.Sprintf(" The next one begins by itself on %s.", j.Next.At.Format("2 January 2006 at 15:04 UTC"))
+		}
 		p.Jobs = append(p.Jobs, v)
 	}
 }

@@ -69,6 +69,7 @@ type probes struct {
 	engine   probe[EngineStats]
 	davLocks probe[[]store.DAVLock]
 	damaged  probe[[]store.Damage]
+	scrub    probe[store.ScrubStatus]
 	handles  probe[[]OpenHandle]
 	mounts   probe[[]Mount]
 }

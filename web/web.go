@@ -40,7 +40,7 @@ type (
 		History(limit int) ([]store.HistoryEntry, error)
 	}
 	checker interface {
-		Check(context.Context) ([]string, error)
+		Check(context.Context, store.CheckOptions) ([]store.Finding, error)
 	}
 	meter interface {
 		StatFS(context.Context) (store.StatFS, error)

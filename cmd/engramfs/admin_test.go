@@ -94,7 +94,6 @@ func (f *troubled) resets() string {
 
 func (f *troubled) ReadOnly() error                                     { return nil }
 func (f *troubled) ArmFault(_ context.Context, path, _, _ string) error { return nil }
-func (f *troubled) Check(ctx context.Context) ([]string, error)         { return f.check(ctx) }
 func (f *troubled) History(limit int) ([]store.HistoryEntry, error) {
 	return f.history[:min(limit, len(f.history))], nil
 }
@@ -261,7 +260,7 @@ upload:sync    fails    an upload is complete and about to be synced; no lock is
 clone:tree     fails    a tree is being copied beside the visible tree; no lock is held
 write:content  poisons  a file's content is about to be changed in place
 
-causes: panic, goexit, error
+causes: panic, goexit, error, hold
 `},
 		"drill": {"drill /photos/a --cause goexit --point write:content", exitClean, `
 Armed:    /photos/a
@@ -459,4 +458,13 @@ func TestAdminHealsARealServer(t *testing.T) {
 	if out := ask(exitClean, "audit"); !strings.Contains(out, "drill.arm") || !strings.Contains(out, "the drill is over") {
 		t.Errorf("audit:\n%s", out)
 	}
+}
+
+func (f *troubled) Check(ctx context.Context, _ store.CheckOptions) ([]store.Finding, error) {
+	problems, err := f.check(ctx)
+	var findings []store.Finding
+	for _, p := range problems {
+		findings = append(findings, store.Finding{Detail: p})
+	}
+	return findings, err
 }

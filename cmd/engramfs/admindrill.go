@@ -12,7 +12,7 @@ import (
 type adminDrillCmd struct {
 	Path  string `arg:"" optional:"" help:"A file as clients name it, such as /photos/a.jpg. Without it the places are listed where a drill can strike."`
 	Point string `env:"-" placeholder:"NAME" help:"Where to strike; without it the first place that the next change of the file reaches."`
-	Cause string `env:"-" default:"panic" enum:"panic,goexit,error" placeholder:"CAUSE" help:"panic, goexit or error (${default})."`
+	Cause string `env:"-" default:"panic" enum:"panic,goexit,error,hold" placeholder:"CAUSE" help:"panic, goexit, error, or hold: hang with the lock for 20 seconds (${default})."`
 }
 
 // Run arms a fault that strikes once, or lists the places.

@@ -51,7 +51,7 @@ func (s *server) openAdmin() (err error) {
 		Metrics: s.monitor.metrics.Handler(), MetricsPublic: s.cfg.MetricsPublic, DegradedNotReady: !s.cfg.ReadyWhenDegraded,
 		Traffic: s.traffic, Engine: func() web.EngineStats { return engineStats(s.store) }, Notes: s.notes,
 		Drills: s.cfg.EnableDrills, Points: store.FaultPoints(), Principal: auth.Principal,
-		Audit: s.audit, Listeners: s.listeners,
+		Audit: s.audit, Listeners: s.listeners, Handles: s.handles,
 		Config: func() []web.Setting { return settings(reflect.ValueOf(s.cfg).Elem()) },
 	}
 	if s.mount != nil {

@@ -21,7 +21,7 @@ func TestComplete(t *testing.T) {
 		"admin --url=x ha":                 "handles",
 		"admin --url ha":                   "",
 		"admin drill --ca":                 "--cause",
-		"admin drill --cause ":             "panic goexit error",
+		"admin drill --cause ":             "panic goexit error hold",
 		"admin drill --cause g":            "goexit",
 		"admin drill --cause=g":            "--cause=goexit",
 		"admin drill --unknown=g":          "",

@@ -55,9 +55,11 @@ type serverFlags struct {
 	AllowHost []string `placeholder:"NAME" help:"A host name that requests may use for the admin API or an anonymous server; repeatable. IP addresses and localhost always may."`
 
 	monitorFlags
+	scrubFlags
 
 	EnableDrills bool `help:"Let the admin API inject faults into the write path."`
 
+	SecondCopy   string        `default:"auto" placeholder:"DIR" help:"Folder of the second copy of the metadata, best on another disk; auto for one in the data folder, none for none (${default})."`
 	CacheSize    byteSize      `default:"64MiB" placeholder:"SIZE" help:"Memory for blocks of the metadata engine (${default})."`
 	CachedInodes int           `default:"65536" placeholder:"N" help:"Inodes kept in memory (${default})."`
 	MemoryLimit  byteSize      `default:"224MiB" placeholder:"SIZE" help:"Soft limit of the process's memory, 0: none (${default}). GOMEMLIMIT wins."`
@@ -107,7 +109,7 @@ func (c *serveCmd) validate() error {
 	case c.ShutdownTime <= 0:
 		return fmt.Errorf("--shutdown-timeout %s: want more than 0", c.ShutdownTime)
 	}
-	return errors.Join(c.monitorFlags.validate(), c.mountFlags.validate())
+	return errors.Join(c.monitorFlags.validate(), c.scrubFlags.validate(), c.mountFlags.validate())
 }
 
 // listener is an address that is configured, and the flag it comes from.

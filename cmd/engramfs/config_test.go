@@ -46,7 +46,8 @@ func TestDefaults(t *testing.T) {
 		reach: reach{Admin: "127.0.0.1:8081"}, Listen: "127.0.0.1:8080",
 		serverFlags: serverFlags{
 			Data: "engramfs-data", CacheSize: 64 << 20, CachedInodes: 65536, MemoryLimit: 224 << 20, InlineSize: 16 << 10,
-			ClientTime: 2 * time.Minute, ShutdownTime: 15 * time.Second, LogFormat: "auto", LogLevel: "info",
+			ClientTime: 2 * time.Minute, ShutdownTime: 15 * time.Second, LogFormat: "auto", LogLevel: "info", SecondCopy: "auto",
+			scrubFlags: scrubFlags{ScrubEvery: 720 * time.Hour, ScrubRate: 20 << 20},
 			monitorFlags: monitorFlags{
 				ReadyWhenDegraded: true, SlowAfter: time.Second, StuckAfter: 5 * time.Second,
 				Heal: "manual", CrashLimit: 5, AlertRepeat: 4 * time.Hour,

@@ -21,6 +21,7 @@ const (
 	usersFile    = "users"    // names and hashes of passwords
 	metaDir      = "meta"
 	blobsDir     = "blobs"
+	copyDir      = "copy" // the second copy of the metadata, unless it is elsewhere
 )
 
 // dataVersion is the layout of the data folder that this program knows.
@@ -121,11 +122,10 @@ func (d *dataFolder) checkVersion() error {
 		return hint(fmt.Errorf("%s: %w: %.40q, this program knows %q", d.path(versionFile), errDataVersion, got, dataVersion),
 			"use the version of engramfs that wrote it; nothing was changed")
 	}
-	for _, name := range []string{metaDir, blobsDir} {
-		if fi, err := os.Stat(d.path(name)); err != nil || !fi.IsDir() {
-			return hint(fmt.Errorf("%s: %w", d.path(name), errDataPart),
-				"restore the whole data folder from a backup; nothing was changed")
-		}
+	// Without its metadata a store is salvaged, see openMetadata.
+	if fi, err := os.Stat(d.path(blobsDir)); err != nil || !fi.IsDir() {
+		return hint(fmt.Errorf("%s: %w", d.path(blobsDir), errDataPart),
+			"restore the whole data folder from a backup; nothing was changed")
 	}
 	return nil
 }

@@ -113,6 +113,9 @@ func (s *server) openMonitor() error {
 		Escalated: func() int { return len(m.escalations()) },
 		Crashes:   func() (int, bool) { return len(s.crash.Reports()), s.crash.Looping() },
 	}
+	if s.metadata.copy != nil {
+		o.SecondCopyAge = func() (time.Duration, bool) { return s.metadata.copyAge(time.Now()) }
+	}
 	if s.cfg.Mount != "" {
 		o.MountPanics = func() uint64 { return s.mount.Info().Panics }
 	}
@@ -171,7 +174,7 @@ func (m *monitor) run() (stop func()) {
 
 // notes is what an operator should know besides the state of the store.
 func (s *server) notes() []string {
-	notes := s.crash.Notes()
+	notes := append(s.crash.Notes(), s.metadata.notes(time.Now())...)
 	for _, e := range s.monitor.escalations() {
 		notes = append(notes, fmt.Sprintf("lock %s is left to a person: %s", e.Lock, e.Reason))
 	}

@@ -21,7 +21,6 @@ import (
 	"engramfs/internal/crash"
 	"engramfs/store"
 	"engramfs/store/blob/local"
-	"engramfs/store/meta/pebble"
 	"engramfs/web"
 	"engramfs/webdav"
 )
@@ -62,6 +61,7 @@ type server struct {
 	crash      *crash.Recorder
 	dav, admin net.Listener
 	cert       *certificate // nil: no TLS
+	metadata   *metadata
 	store      *store.Store
 	mount      *fuse.Mounted       // nil: not mounted
 	auth       *auth.Authenticator // nil: anonymous
@@ -132,25 +132,21 @@ func (s *server) listen(ctx context.Context) (err error) {
 }
 
 func (s *server) openStore(ctx context.Context) error {
-	engine, err := pebble.Open(s.data.path(metaDir), pebble.Options{
-		Create: s.data.fresh, CacheSize: int64(s.cfg.CacheSize), Logger: s.log,
-	})
+	blobs, err := local.Open(s.data.path(blobsDir), local.Options{Create: s.data.fresh, Logger: s.log})
 	if err != nil {
 		return err
 	}
-	blobs, err := local.Open(s.data.path(blobsDir), local.Options{Create: s.data.fresh, Logger: s.log})
-	if err != nil {
-		return errors.Join(err, engine.Close())
+	if s.metadata, err = openMetadata(ctx, s.metadataOptions(blobs)); err != nil {
+		return errors.Join(err, blobs.Close())
 	}
 	inline := int(s.cfg.InlineSize)
 	if inline == 0 {
 		inline = -1 // the store's word for none; its 0 means the default
 	}
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // unknown elsewhere
 	s.store, err = store.Open(ctx, store.Options{
-		Meta: engine, Blobs: blobs, Logger: s.log, Boot: strings.TrimSpace(string(boot)),
+		Meta: s.metadata.engine, Blobs: blobs, Logger: s.log, Boot: diskSession(s.data.path(blobsDir)),
 		Reserve: int64(s.cfg.Reserve), Inline: inline, Nodes: s.cfg.CachedInodes,
-		Watch: s.watchLocks(), ReadOnly: s.crashLoop(),
+		Watch: s.watchLocks(), ReadOnly: s.crashLoop(), Scrub: s.cfg.scrubFlags.options(),
 	})
 	return err
 }

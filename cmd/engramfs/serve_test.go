@@ -294,9 +294,10 @@ func TestAddressInUse(t *testing.T) {
 	}
 }
 
+// Without a second copy there is nothing to salvage the metadata from.
 func TestCorruptEngineIsRefusedByName(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	s := start(t, data, "--anonymous")
+	s := start(t, data, "--anonymous", "--second-copy=none")
 	s.want(201, "PUT", s.url+"a", "x")
 	s.stop()
 	manifests, err := filepath.Glob(filepath.Join(data, "meta", "MANIFEST-*"))
@@ -308,7 +309,7 @@ func TestCorruptEngineIsRefusedByName(t *testing.T) {
 	}
 	before := names(t, filepath.Join(data, "meta"))
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"serve", "--data", data, "--anonymous", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"}, &out, &errs)
+	code := run(t.Context(), []string{"serve", "--data", data, "--anonymous", "--second-copy=none", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"}, &out, &errs)
 	if code != exitRun || !strings.Contains(errs.String(), filepath.Join(data, "meta")) || !strings.Contains(errs.String(), "restore") {
 		t.Errorf("exit code %d\n%s", code, &errs)
 	}

@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"engramfs/store"
@@ -13,7 +16,7 @@ import (
 
 // checkData opens the data folder of a server that is not running, as its next
 // start would, and returns every invariant that the store violates.
-func checkData(data string) (problems []string, err error) {
+func checkData(data string) (problems []store.Finding, err error) {
 	engine, err := pebble.Open(filepath.Join(data, "meta"), pebble.Options{})
 	if err != nil {
 		return nil, err
@@ -25,7 +28,11 @@ func checkData(data string) (problems []string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	s, err := store.Open(ctx, store.Options{Meta: engine, Blobs: blobs})
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // a kill is no power cut
+	if err != nil {
+		return nil, errors.Join(err, engine.Close(), blobs.Close())
+	}
+	s, err := store.Open(ctx, store.Options{Meta: engine, Blobs: blobs, Boot: strings.TrimSpace(string(boot))})
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +44,7 @@ func checkData(data string) (problems []string, err error) {
 	if err := s.Quiesce(ctx); err != nil {
 		return nil, err
 	}
-	return s.Check(ctx)
+	return s.Check(ctx, store.CheckOptions{})
 }
 
 // mustBeSound stops the server and fails the test unless its log has no error

@@ -19,7 +19,7 @@ type lockCollector struct {
 
 	poisoned, number, generation                          *prometheus.Desc
 	events, rejected, recovered, refused, panicked, reset *prometheus.Desc
-	hold, hardStuck, watched, dropped                     *prometheus.Desc
+	hold, hardStuck, watched, dropped, waiters, writes    *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*lockCollector)(nil)
@@ -41,6 +41,8 @@ func newLockCollector(o Options) *lockCollector {
 		panicked:   desc("lock_read_panics_total", "Read sections that panicked, which poisons nothing.", "lock"),
 		reset:      desc("lock_resets_total", "Resets since the start.", "lock", "source", "result"),
 		hold:       desc("lock_hold_seconds", "How long the lock has been held by the section that was reported as stuck; 0: by none.", "lock", "mode"),
+		waiters:    desc("lock_waiters", "Sections that wait for the lock now.", "lock", "mode"),
+		writes:     desc("lock_write_duration_seconds", "How long write sections held the lock, without the wait for it.", "lock"),
 		hardStuck:  desc("lock_stuck_hard", "1 while a lock is held past the hard limit: only a restart helps."),
 		watched:    desc("lock_watch_timestamp_seconds", "When the watchdog last looked for stuck locks, in seconds since 1970."),
 		dropped:    desc("lock_hooks_dropped_total", "Poisonings and resets that the event history may have missed."),
@@ -51,7 +53,7 @@ func newLockCollector(o Options) *lockCollector {
 func (c *lockCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.poisoned, c.number, c.generation, c.events, c.rejected, c.recovered, c.refused, c.panicked, c.reset,
-		c.hold, c.hardStuck, c.watched, c.dropped,
+		c.hold, c.hardStuck, c.watched, c.dropped, c.waiters, c.writes,
 	} {
 		out <- d
 	}
@@ -94,6 +96,13 @@ func (c *lockCollector) lock(out chan<- prometheus.Metric, name string, poisoned
 	count(out, c.recovered, n.RecoveredReads, name)
 	count(out, c.refused, n.ReadsRejected, name)
 	count(out, c.panicked, n.ReadPanics, name)
+	gauge(out, c.waiters, float64(n.ReadersWaiting), name, "read")
+	gauge(out, c.waiters, float64(n.WritersWaiting), name, "write")
+	buckets := make(map[float64]uint64, len(n.Writes.Buckets))
+	for _, b := range n.Writes.Buckets {
+		buckets[b.Limit.Seconds()] = b.Count
+	}
+	out <- prometheus.MustNewConstHistogram(c.writes, n.Writes.Count, n.Writes.Sum.Seconds(), buckets, name)
 	for _, mode := range []string{"read", "write"} {
 		gauge(out, c.hold, held[holdKey{name, mode}], name, mode)
 	}

@@ -10,6 +10,7 @@ package metrics
 
 import (
 	"log/slog"
+	"math"
 	"net/http"
 	"runtime"
 	"time"
@@ -46,6 +47,9 @@ type Options struct {
 	// Crashes returns how many reports of crashes are kept, and whether the server
 	// is in a crash loop. nil: not known.
 	Crashes func() (reports int, loop bool)
+	// SecondCopyAge returns how far the second copy of the metadata is behind, false if
+	// there is none that is good. nil: none is kept.
+	SecondCopyAge func() (time.Duration, bool)
 }
 
 // Notifications counts messages to webhooks.
@@ -79,8 +83,11 @@ func New(o Options) *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		newLockCollector(o), newStoreCollector(o), buildInfo(o.Version), startTime(o.Now()),
+		newLockCollector(o), newStoreCollector(o), newScrubCollector(o), buildInfo(o.Version), startTime(o.Now()),
 	)
+	if o.SecondCopyAge != nil {
+		m.registry.MustRegister(secondCopyAge(o.SecondCopyAge))
+	}
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		Registry: m.registry,
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
@@ -100,6 +107,19 @@ func buildInfo(version string) prometheus.Collector {
 	})
 	g.Set(1)
 	return g
+}
+
+// secondCopyAge is +Inf while there is no copy that would do.
+func secondCopyAge(age func() (time.Duration, bool)) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "engramfs_second_copy_age_seconds",
+		Help: "How far the second copy of the metadata is behind, in seconds; +Inf if there is none that is good.",
+	}, func() float64 {
+		if d, ok := age(); ok {
+			return d.Seconds()
+		}
+		return math.Inf(1)
+	})
 }
 
 func startTime(now time.Time) prometheus.Collector {

@@ -75,7 +75,13 @@ func TestEverySeriesOfALockIsThereFromTheStart(t *testing.T) {
 		for _, source := range []string{"admin", "auto"} {
 			want(t, got, `engramfs_lock_resets_total{lock="`+lock+`",result="ok",source="`+source+`"}`, "0")
 		}
-		want(t, got, `engramfs_lock_hold_seconds{lock="`+lock+`",mode="write"}`, "0")
+		for _, mode := range []string{"read", "write"} {
+			want(t, got, `engramfs_lock_hold_seconds{lock="`+lock+`",mode="`+mode+`"}`, "0")
+			want(t, got, `engramfs_lock_waiters{lock="`+lock+`",mode="`+mode+`"}`, "0")
+		}
+		if _, ok := got[`engramfs_lock_write_duration_seconds_bucket{lock="`+lock+`",le="+Inf"}`]; !ok {
+			t.Errorf("engramfs_lock_write_duration_seconds of %s is missing", lock)
+		}
 	}
 	for _, name := range []string{"degraded", "read_only", "lock_stuck_hard", `damaged_objects{kind="file"}`, `checksum_errors_total{kind="block",source="read"}`} {
 		want(t, got, "engramfs_"+name, "0")

@@ -108,7 +108,9 @@ func (c *storeCollector) state(out chan<- prometheus.Metric) {
 	if known {
 		gauge(out, c.damagedFiles, float64(damaged), "file")
 	}
-	count(out, c.checksums, s.Counters().Damages, "read", "block")
+	n := s.Counters()
+	count(out, c.checksums, n.Damages, "read", "block")
+	count(out, c.checksums, n.ScrubDamages, "scrub", "block")
 }
 
 // damagedInodes counts the inodes in a list that is sorted by them.

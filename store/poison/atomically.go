@@ -1,10 +1,14 @@
 package poison
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // A Section is a running call of Atomically, and gives access to what it holds.
 type Section struct {
 	op    string
+	began time.Duration // when all locks were held; 0: not timed
 	holds []hold
 	few   [4]hold // room for holds, for most operations
 	ended bool
@@ -41,6 +45,7 @@ func Atomically(op string, write, read []Locker, f func(*Section) error) (err er
 	defer func() {
 		switch {
 		case how == returned:
+			s.took()
 			s.release()
 		case s.writes():
 			err = s.failed(how, recover(), err)
@@ -92,10 +97,10 @@ func (s *Section) acquire() error {
 	for i := range s.holds {
 		h := &s.holds[i]
 		if h.write {
-			h.c.mu.Lock()
+			h.c.lockExclusive()
 			h.c.enter(index)
 		} else {
-			h.c.mu.RLock()
+			h.c.lockShared()
 		}
 	}
 	for i := range s.holds {
@@ -105,7 +110,19 @@ func (s *Section) acquire() error {
 			return p.refusal
 		}
 	}
+	if len(s.holds) > 0 {
+		s.began = s.holds[0].c.began()
+	}
 	return nil
+}
+
+// took counts the section for every lock that it holds for writing.
+func (s *Section) took() {
+	for i := range s.holds {
+		if h := &s.holds[i]; h.write {
+			h.c.took(s.began)
+		}
+	}
 }
 
 // release frees the locks in reverse order and ends s.

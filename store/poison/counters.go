@@ -22,6 +22,13 @@ type Counters struct {
 	// Resets counts resets by result: "ok", "dry_run" (whatever came of it),
 	// "failed", "panicked", "stale", "held", "not_poisoned".
 	Resets map[string]uint64 `json:"resets"`
+
+	// WritersWaiting and ReadersWaiting are the sections that wait for a lock at
+	// this moment.
+	WritersWaiting int64 `json:"writers_waiting"`
+	ReadersWaiting int64 `json:"readers_waiting"`
+	// Writes is how long write sections took, with RegistryOptions.Durations.
+	Writes Durations `json:"writes"`
 }
 
 type resetOutcome uint8
@@ -48,6 +55,9 @@ type counters struct {
 	readPanics     atomic.Uint64
 	discards       atomic.Uint64
 	resets         [len(resetNames)]atomic.Uint64
+	writersWaiting atomic.Int64
+	readersWaiting atomic.Int64
+	writes         durations
 }
 
 func (n *counters) countEvent(c Cause) {
@@ -69,6 +79,9 @@ func (n *counters) snapshot() Counters {
 		ReadPanics:     n.readPanics.Load(),
 		Discarded:      n.discards.Load(),
 		Resets:         make(map[string]uint64, len(n.resets)),
+		WritersWaiting: n.writersWaiting.Load(),
+		ReadersWaiting: n.readersWaiting.Load(),
+		Writes:         n.writes.snapshot(),
 	}
 	for i := range n.events {
 		if c := n.events[i].Load(); i > 0 || c > 0 {

@@ -92,7 +92,7 @@ func (g *Guarded[T]) Read(op string, f func(*T)) (*Event, error) {
 	if orderChecks {
 		orderAcquire(c, op, shared, nil)
 	}
-	c.mu.RLock()
+	c.lockShared()
 	if p := c.poisoned(); p != nil {
 		return g.readPoisoned(op, f, p)
 	}
@@ -194,17 +194,19 @@ func (g *Guarded[T]) Write(op string, f func(*T) error) (err error) {
 	if orderChecks {
 		orderAcquire(c, op, exclusive, nil)
 	}
-	c.mu.Lock()
+	c.lockExclusive()
 	if p := c.poisoned(); p != nil {
 		return c.refuse(p)
 	}
 	c.enter(index)
+	began := c.began()
 	how := running
 	defer func() {
 		if how != returned {
 			err = g.writeFailed(op, how, recover(), err)
 			return
 		}
+		c.took(began)
 		c.leave()
 		c.mu.Unlock()
 		if orderChecks {

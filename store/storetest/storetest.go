@@ -52,7 +52,7 @@ func Check(t testing.TB, s *store.Store) {
 	if err := s.Quiesce(ctx); err != nil {
 		t.Errorf("Quiesce: %v", err)
 	}
-	problems, err := s.Check(ctx)
+	problems, err := s.Check(ctx, store.CheckOptions{})
 	if err != nil {
 		t.Errorf("Check: %v", err)
 	}

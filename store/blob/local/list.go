@@ -47,6 +47,9 @@ func (b *Backend) listFolder(first byte, dir *folder, fn func(blob.Info) error) 
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // deleted meanwhile
 			}
+			if errors.Is(err, errJunk) && isLabel(name) {
+				continue
+			}
 			if errors.Is(err, errJunk) {
 				junk++
 				b.log.Debug("not a blob", "path", filepath.Join(dir.path, name))

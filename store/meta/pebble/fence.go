@@ -96,8 +96,17 @@ func (f *fence) inOverlay(name string) bool {
 	return err == nil
 }
 
+// Create makes the directory durable before it creates a marker, whose name says
+// which file counts. Pebble syncs it only once, afterwards: on a disk that keeps
+// the newer of two names and loses the older one, the marker would name a MANIFEST
+// that is not there. (A journaling file system keeps their order. POSIX does not.)
 func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	return f.create("create", name, category, func() (vfs.File, error) {
+		if strings.HasPrefix(f.FS.PathBase(name), "marker.") {
+			if err := syncDir(f.FS, f.FS.PathDir(name)); err != nil {
+				return nil, err
+			}
+		}
 		return f.FS.Create(name, category)
 	})
 }

@@ -1,0 +1,79 @@
+package pebble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	pebbledb "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
+
+	"engramfs/store/meta"
+)
+
+// Verify reads everything the engine holds and returns a *meta.CorruptError if a
+// checksum fails. Opening does not: a bad block of a table shows only when it is read,
+// one of a filter when a key is looked for. An update meanwhile does no harm.
+func (d *DB) Verify(ctx context.Context) error {
+	if err := d.enter(); err != nil {
+		return err
+	}
+	defer d.exit()
+	levels, err := d.db.SSTables()
+	if err != nil {
+		return err
+	}
+	o := &pebbledb.Options{Merger: counterMerger}
+	o.EnsureDefaults()
+	ro := o.MakeReaderOptions()
+	for _, tables := range levels {
+		for _, t := range tables {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := d.verifyTable(ctx, t.BackingSSTNum.String()+".sst", ro); err != nil {
+				return fmt.Errorf("verify the metadata engine: %w", err)
+			}
+		}
+	}
+	// Values that are kept out of the tables are reached through them alone.
+	err = d.latest().Scan(nil, nil, func(_, _ []byte) bool { return ctx.Err() == nil })
+	return errors.Join(err, ctx.Err())
+}
+
+// verifyTable checks every block of a table. One that a compaction has removed since
+// it was listed is no part of the engine any more.
+func (d *DB) verifyTable(ctx context.Context, name string, o sstable.ReaderOptions) error {
+	path := d.disk.PathJoin(d.dir, name)
+	file, err := d.disk.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	readable, err := sstable.NewSimpleReadable(file)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	r, err := sstable.NewReader(ctx, readable, o) // closes readable if it fails
+	if err == nil {
+		err = errors.Join(r.ValidateBlockChecksums(), r.Close())
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if _, gone := d.disk.Stat(path); errors.Is(gone, fs.ErrNotExist) {
+		return nil
+	}
+	if err = classify(d.dir, err); !isCorrupt(err) {
+		err = &meta.CorruptError{Path: path, Err: err}
+	}
+	return err
+}
+
+func isCorrupt(err error) bool {
+	var corrupt *meta.CorruptError
+	return errors.As(err, &corrupt)
+}

@@ -1,0 +1,161 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"engramfs/store/blob"
+	"engramfs/store/meta"
+)
+
+// touched knows which blocks of a blob were written through the store since the
+// blob lost its checksums. The old checksums stay in the engine until there are new
+// ones, and the blocks that nobody wrote are held against them: writing to a file
+// must not make damage in the rest of it look sound.
+//
+// Nobody knows that of a blob that is written natively, nor after a restart.
+type touched struct {
+	id     blob.ID
+	blocks map[int64]uint64 // a bit for each block
+}
+
+// add counts the blocks that hold the bytes from from to to.
+func (t *touched) add(from, to int64) {
+	for b := from / blockSize; b*blockSize < to; b++ {
+		t.blocks[b/64] |= 1 << (b % 64)
+	}
+}
+
+func (t *touched) has(block int64) bool { return t.blocks[block/64]&(1<<(block%64)) != 0 }
+
+// trace begins to count what is written to the blob id.
+func (b *body) trace(id blob.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.touched = &touched{id: id, blocks: make(map[int64]uint64)}
+}
+
+// untrace ends that.
+func (b *body) untrace() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.touched = nil
+}
+
+// touch counts what is about to be written to the blob id.
+func (b *body) touch(id blob.ID, from, to int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.touched != nil && b.touched.id == id {
+		b.touched.add(from, to)
+	}
+}
+
+// untouched reports whether the block is known to be as it was when the blob id
+// lost its checksums.
+func (b *body) untouched(id blob.ID, block int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.touched != nil && b.touched.id == id && !b.touched.has(block)
+}
+
+// traces reports whether what is written to the blob id is counted.
+func (b *body) traces(id blob.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.touched != nil && b.touched.id == id
+}
+
+// touch counts what e is about to write to v's blob, to be after bytes long. Blocks
+// that it writes a part of are verified before: new sums of them would be those of
+// the rest, too. ErrDamaged: one is not what it was.
+func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) error {
+	if !b.traces(f.id) {
+		return nil
+	}
+	from, to := e.from, min(e.to, max(v.Size, after))
+	if err := errors.Join(h.verifyCut(b, v, f, from), h.verifyCut(b, v, f, to)); err != nil {
+		return err
+	}
+	if after != v.Size { // the last block gets another length
+		cut := min(after, v.Size)
+		if err := h.verifyCut(b, v, f, cut); err != nil {
+			return err
+		}
+		b.touch(f.id, cut, max(after, v.Size))
+	}
+	b.touch(f.id, from, to)
+	return nil
+}
+
+// verifyCut verifies the block of v's blob that the offset cuts into two parts, if
+// it does and nobody has written to the block yet.
+func (h *Handle) verifyCut(b *body, v *inode, f *writeFile, off int64) error {
+	block := off / blockSize
+	if off%blockSize == 0 || off >= v.Size || !b.untouched(f.id, block) {
+		return nil
+	}
+	want, ok, err := oldSum(h.s.engine, f.id, block)
+	if err != nil || !ok {
+		return err
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	p := (*buf)[:min(blockSize, v.Size-block*blockSize)]
+	n, err := f.ReadAt(p, block*blockSize)
+	if n == len(p) && crc32.Checksum(p, castagnoli) == want {
+		return nil
+	}
+	if n == len(p) {
+		err = fmt.Errorf("checksum of block %d", block)
+	}
+	err = fmt.Errorf("%w: content %s: %w", ErrDamaged, f.id, err)
+	h.s.damages.note(Damage{Ino: v.Ino, Version: v.Version, Offset: block * blockSize, At: h.s.now(), Err: err.Error(), blob: f.id})
+	return err
+}
+
+// oldSum returns the sum that the block had when the blob last had checksums;
+// false if it had none.
+func oldSum(r meta.Reader, id blob.ID, block int64) (sum uint32, ok bool, err error) {
+	sums, err := r.Get(sumsKey(id, uint32(block/groupSums)))
+	if errors.Is(err, meta.ErrNotFound) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("checksums of content %s: %w", id, err)
+	}
+	at := int(block%groupSums) * sumSize
+	if at+sumSize > len(sums) {
+		return 0, false, nil
+	}
+	return binary.LittleEndian.Uint32(sums[at:]), true, nil
+}
+
+// keepOld puts the old sums of blocks that nobody wrote in the place of new ones
+// that differ, and returns these blocks: they are damaged, and stay so.
+func (b *body) keepOld(r meta.Reader, id blob.ID, sums []byte) (damaged []int64, err error) {
+	if !b.traces(id) {
+		return nil, nil
+	}
+	for group := uint32(0); len(sums) > 0; group++ {
+		part := sums[:min(len(sums), groupSums*sumSize)]
+		sums = sums[len(part):]
+		old, err := r.Get(sumsKey(id, group))
+		if errors.Is(err, meta.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("checksums of content %s: %w", id, err)
+		}
+		for at := 0; at+sumSize <= min(len(part), len(old)); at += sumSize {
+			block := int64(group)*groupSums + int64(at/sumSize)
+			if [sumSize]byte(part[at:]) != [sumSize]byte(old[at:]) && b.untouched(id, block) {
+				copy(part[at:at+sumSize], old[at:])
+				damaged = append(damaged, block)
+			}
+		}
+	}
+	return damaged, nil
+}
