@@ -42,19 +42,34 @@ func (h *Handler) get(hw http.ResponseWriter, r *request) error {
 	if !a.IsRegular() {
 		return &statusError{code: http.StatusForbidden, err: errors.New("not a regular file")}
 	}
-	if r.Method == "HEAD" {
-		return h.serveFile(w, r, &a, nil)
+	for range maxServes {
+		if err = h.serveContent(w, r, a.Ino); !errors.Is(err, store.ErrChanged) || w.code != 0 {
+			return err
+		}
+		delete(w.Header(), "Repr-Digest")
+		delete(w.Header(), "Content-Range")
+		w.pending = 0
 	}
-	c, err := h.store.OpenContent(r.ctx, a.Ino)
+	return err
+}
+
+// maxServes is how often an answer whose first byte was not yet sent is begun anew
+// because the file was changed in place. The second one promises no digest unless
+// the file was sealed again meanwhile.
+const maxServes = 3
+
+// serveContent answers with the present content of a file.
+func (h *Handler) serveContent(w *response, r *request, ino store.Ino) error {
+	c, err := h.store.OpenContent(r.ctx, ino)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	a = c.Attr()
+	a := c.Attr()
 	return h.serveFile(w, r, &a, c)
 }
 
-// serveFile answers for one version of a file; c is nil for HEAD.
+// serveFile answers for one version of a file.
 func (h *Handler) serveFile(w *response, r *request, a *store.Attr, c *store.Content) error {
 	vals := fileValues(a)
 	hd := w.Header()
@@ -75,6 +90,13 @@ func (h *Handler) serveFile(w *response, r *request, a *store.Attr, c *store.Con
 		}
 		if ranged != nil && !rangeAllowed(r.Header, a, vals[0]) {
 			ranged = nil
+		}
+		digest, err := reprDigest(r.Header, c)
+		if err != nil {
+			return err
+		}
+		if digest != "" {
+			hd["Repr-Digest"] = []string{digest}
 		}
 	}
 	vals[2] = contentType(r.path)
@@ -134,7 +156,7 @@ func (h *Handler) sendRange(w *response, r *request, c *store.Content, br byteRa
 		vals[3] = strconv.FormatInt(br.n, 10)
 	}
 	w.Header()["Content-Length"] = vals[3:4:4]
-	if c == nil || br.n == 0 {
+	if r.Method == "HEAD" || br.n == 0 {
 		w.WriteHeader(w.pending)
 		return nil
 	}

@@ -14,6 +14,9 @@ import (
 // win32NS is the namespace of the properties that Windows sets after a copy.
 const win32NS = "urn:schemas-microsoft-com:"
 
+// ocNS is the namespace of ownCloud's properties, which rclone reads, too.
+const ocNS = "http://owncloud.org/ns"
+
 // liveProp is a property that the server computes.
 type liveProp uint8
 
@@ -29,6 +32,7 @@ const (
 	propLockDiscovery
 	propQuotaAvailable
 	propQuotaUsed
+	propOCChecksums
 	propLastModifiedUnix // what rclone and ownCloud's clients set
 	propWin32CreationTime
 	propWin32LastAccessTime
@@ -61,6 +65,7 @@ var liveRules = [numLiveProps]liveRule{
 	propLockDiscovery:         {name: xml.Name{Space: davNS, Local: "lockdiscovery"}},
 	propQuotaAvailable:        {name: xml.Name{Space: davNS, Local: "quota-available-bytes"}},
 	propQuotaUsed:             {name: xml.Name{Space: davNS, Local: "quota-used-bytes"}},
+	propOCChecksums:           {name: xml.Name{Space: ocNS, Local: "checksums"}},
 	propLastModifiedUnix:      {name: xml.Name{Space: davNS, Local: "lastmodified"}, settable: true},
 	propWin32CreationTime:     {name: xml.Name{Space: win32NS, Local: "Win32CreationTime"}, settable: true},
 	propWin32LastAccessTime:   {name: xml.Name{Space: win32NS, Local: "Win32LastAccessTime"}, settable: true},
@@ -193,6 +198,8 @@ func (p *propRenderer) appendValue(b []byte, prop liveProp, e *propEntry) ([]byt
 		return p.appendLocks(b, e)
 	case propQuotaAvailable, propQuotaUsed:
 		return p.appendQuota(b, prop, a)
+	case propOCChecksums:
+		return p.appendChecksums(b, e)
 	}
 	return b, propFound
 }
@@ -233,6 +240,31 @@ func (p *propRenderer) appendQuota(b []byte, prop liveProp, a *store.Attr) ([]by
 		return strconv.AppendInt(b, p.fs.Used, 10), propFound
 	}
 	return strconv.AppendInt(b, p.fs.Free, 10), propFound
+}
+
+// appendChecksums appends the digests of a file. Recovered data has none, nor has
+// a file that is being written, or was since its attributes were read.
+func (p *propRenderer) appendChecksums(b []byte, e *propEntry) ([]byte, propResult) {
+	if !e.attr.IsRegular() || e.recovered {
+		return b, propMissing
+	}
+	c, err := p.h.store.OpenContent(p.r.ctx, e.attr.Ino)
+	if err != nil {
+		return b, propMissing
+	}
+	defer c.Close()
+	if c.Attr().Version != e.attr.Version {
+		return b, propMissing
+	}
+	d, err := c.Digests(store.SHA1, store.MD5, store.SHA256)
+	if err != nil {
+		return b, propMissing
+	}
+	b, ok := appendOCChecksums(b, &d)
+	if !ok {
+		return b, propMissing
+	}
+	return b, propFound
 }
 
 // appendHTTPDate appends a time in ns as an HTTP date. Neighbours in a listing

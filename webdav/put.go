@@ -49,8 +49,12 @@ func (h *Handler) put(hw http.ResponseWriter, r *request) error {
 	if err := r.precheck(cond, t.cur); err != nil {
 		return err
 	}
+	digests, err := parseClaims(r.Header)
+	if err != nil {
+		return err
+	}
 	mtime, hasMtime := ocMtime(r.Header)
-	a, created, err := h.upload(r, t, store.CommitOptions{
+	a, created, err := h.upload(r, t, digests, store.CommitOptions{
 		Cond:  cond,
 		Mtime: mtime,
 		Mode:  newFileMode,
@@ -120,8 +124,8 @@ func (h *Handler) putTarget(r *request) (t target, err error) {
 
 var errPutCollection = &statusError{code: http.StatusMethodNotAllowed, err: errors.New("PUT on a collection")}
 
-// upload takes the body in and commits it.
-func (h *Handler) upload(r *request, t target, o store.CommitOptions) (a store.Attr, created bool, err error) {
+// upload takes the body in and commits it, if it is what the client says it is.
+func (h *Handler) upload(r *request, t target, digests claims, o store.CommitOptions) (a store.Attr, created bool, err error) {
 	size, err := expectedSize(r)
 	if err != nil {
 		return a, false, err
@@ -131,7 +135,11 @@ func (h *Handler) upload(r *request, t target, o store.CommitOptions) (a store.A
 		return a, false, err
 	}
 	defer u.Abort()
+	wantDigests(u, r, digests)
 	if _, err := u.ReadFrom(r.Body); err != nil {
+		return a, false, err
+	}
+	if err := verifyDigests(u, r, digests); err != nil {
 		return a, false, err
 	}
 	// A lock that was taken while the body came in counts.
@@ -139,6 +147,39 @@ func (h *Handler) upload(r *request, t target, o store.CommitOptions) (a store.A
 		return a, false, err
 	}
 	return u.Commit(r.ctx, o) // compares the length with the announced one
+}
+
+// wantDigests asks for the digests that the upload is held against, and for those
+// that the client is going to compare later: ownCloud's clients and rclone know
+// SHA-1 and MD5 only.
+func wantDigests(u *store.Upload, r *request, digests claims) {
+	for _, c := range digests {
+		u.Want(c.hash)
+	}
+	if len(r.Trailer) > 0 { // it may have digests of any kind
+		u.Want(store.SHA512, store.SHA1, store.MD5)
+	}
+	if r.Header["Oc-Checksum"] != nil || r.Header["X-Oc-Mtime"] != nil {
+		u.Want(store.SHA1, store.MD5)
+	}
+}
+
+// verifyDigests holds the body, all of which has come in, against the digests of
+// the header and of the trailer.
+func verifyDigests(u *store.Upload, r *request, digests claims) error {
+	late, err := parseClaims(r.Trailer)
+	if err != nil {
+		return err
+	}
+	digests = append(digests, late...)
+	if len(digests) == 0 {
+		return nil
+	}
+	d, err := u.Digests()
+	if err != nil {
+		return err
+	}
+	return digests.verify(&d)
 }
 
 // expectedSize is the length of the body that the client announced, -1 when

@@ -80,6 +80,7 @@ type statusRow struct {
 var statusTable = []statusRow{
 	{err: store.ErrPoisoned, code: http.StatusServiceUnavailable, problem: "store_poisoned"},
 	{err: store.ErrDamaged, code: http.StatusServiceUnavailable, problem: "content_damaged"},
+	{err: store.ErrChanged, code: http.StatusServiceUnavailable},
 	{err: store.ErrReadOnly, code: http.StatusServiceUnavailable, problem: "store_read_only"},
 	{err: store.ErrClosed, code: http.StatusServiceUnavailable, problem: "store_closed"},
 	{err: store.ErrLocked, code: http.StatusLocked, condition: "lock-token-submitted"},
@@ -134,6 +135,10 @@ func statusOf(err error) statusRow {
 // connection is cut instead, so that nobody takes what was sent for whole.
 func (h *Handler) fail(hw http.ResponseWriter, r *request, err error) {
 	row := statusOf(err)
+	var digest *digestError
+	if errors.As(err, &digest) {
+		row.code = http.StatusBadRequest
+	}
 	if row.code == http.StatusInternalServerError && !clientGone(r, err) {
 		h.logger.Error("webdav request failed", "method", r.Method, "path", r.path, "err", err)
 	} else if h.logger.Enabled(r.Request.Context(), slog.LevelDebug) {
@@ -147,7 +152,7 @@ func (h *Handler) fail(hw http.ResponseWriter, r *request, err error) {
 		drain(r)
 	}
 	hd := hw.Header()
-	for _, k := range [...]string{"Etag", "Last-Modified", "Accept-Ranges", "Content-Range", "Content-Length", "Location", "Lock-Token", "X-Oc-Mtime"} {
+	for _, k := range [...]string{"Etag", "Last-Modified", "Accept-Ranges", "Content-Range", "Content-Length", "Location", "Lock-Token", "Repr-Digest", "X-Oc-Mtime"} {
 		delete(hd, k)
 	}
 	hd["Cache-Control"] = valNoStore
@@ -163,6 +168,8 @@ func (h *Handler) fail(hw http.ResponseWriter, r *request, err error) {
 		}
 	}
 	switch {
+	case digest != nil:
+		writeDigestProblem(hw, digest)
 	case row.problem != "":
 		writeProblem(hw, row, err)
 	case row.condition != "":

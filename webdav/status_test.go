@@ -25,6 +25,7 @@ func TestStatusTable(t *testing.T) {
 	}{
 		{store.ErrPoisoned, 503},
 		{store.ErrDamaged, 503},
+		{store.ErrChanged, 503},
 		{store.ErrReadOnly, 503},
 		{store.ErrClosed, 503},
 		{store.ErrLocked, 423},
