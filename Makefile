@@ -71,10 +71,13 @@ bench: ## measure against the other servers that are installed; flags in ARGS
 
 # ENGRAMFS_LONG: the long form of every end-to-end test. ENGRAMFS_KILLS: cycles of
 # kill -9. ENGRAMFS_STRESS: seconds for each of stress-ng's stressors. ENGRAMFS_CUTS:
-# simulated power cuts. STORM: repetitions of the stress tests.
+# power cuts, on a disk and simulated ones. ENGRAMFS_STORM: seconds of the storm.
+# ENGRAMFS_FLIPS: flipped bits. ENGRAMFS_TORN: variants of each simulated cut.
+# STORM: repetitions of the stress tests. TORTURE.md says what each one does.
 torture: ## the long tests: some hours; end-to-end tests that match E2E
 	@.ci/deps torture
 	ENGRAMFS_LONG=1 ENGRAMFS_KILLS=1000 ENGRAMFS_STRESS=120 go test ./internal/e2e -count=1 -timeout 10h -v -run '$(E2E)'
+	ENGRAMFS_LONG=1 go test ./internal/torture -count=1 -timeout 10h -v | $(QUIET)
 	ENGRAMFS_CUTS=300 go test $(RACE) -count=$(STORM) -timeout 3h -run 'Storm|Cut|Crash|Model|Machine|Matrix' ./store/...
 
 fuzz: ## every fuzz target for FUZZTIME (30s)

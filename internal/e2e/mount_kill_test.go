@@ -22,7 +22,7 @@ func TestKillThroughTheMount(t *testing.T) {
 	}
 	seed := fsxSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	k := newKillLoad(t, seed)
+	k := newKillLoad(t, seed, Options{Binary: engramfs})
 	args := k.m.args
 	var restarts []time.Duration
 	for cycle := range cycles {
@@ -67,9 +67,9 @@ type killLoad struct {
 	clients []*writer
 }
 
-func newKillLoad(t *testing.T, seed uint64) *killLoad {
+func newKillLoad(t *testing.T, seed uint64, o Options) *killLoad {
 	t.Helper()
-	k := &killLoad{m: StartMounted(t, Options{Binary: engramfs})}
+	k := &killLoad{m: StartMounted(t, o)}
 	for i := range killWriters {
 		w := &crashWorker{id: i, dir: k.m.Path(fmt.Sprintf("w%d", i)), rng: rand.New(rand.NewPCG(seed, uint64(i)+1)), states: []crashState{{}}}
 		if err := os.Mkdir(w.dir, 0o700); err != nil {

@@ -213,7 +213,7 @@ func exitCode(err error) int {
 func TestTortureDbench(t *testing.T) {
 	torture(t)
 	dbench := Program(t, "dbench")
-	seconds := 60
+	seconds := 120
 	bothWays(t, 10*time.Minute, func(t *testing.T, m *Mounted) {
 		out, err := Command(t, 5*time.Minute, m.Point, nil, "", dbench, "-D", m.Point, "-t", strconv.Itoa(seconds), "8")
 		if err != nil || strings.Contains(out, "failed") || !strings.Contains(out, "Throughput") {
