@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,10 +80,11 @@ func TestSetAttrOfNothingChangesNothing(t *testing.T) {
 }
 
 func TestSetAttrTimes(t *testing.T) {
-	now := time.Unix(1000, 0)
-	s, _ := storetest.NewWith(t, store.Options{Now: func() time.Time { return now }})
+	var clock atomic.Int64 // others ask it, too
+	s, _ := storetest.NewWith(t, store.Options{Now: func() time.Time { return time.Unix(0, clock.Load()) }})
 	a := put(t, s, "/f", nil)
-	now = time.Unix(2000, 5)
+	now := time.Unix(2000, 5)
+	clock.Store(now.UnixNano())
 	then := time.Unix(7, 9)
 	got, err := s.SetAttr(ctx, a.Ino, store.SetAttr{AtimeNow: true, Mtime: &then, Btime: &then})
 	if err != nil || got.Atime != now.UnixNano() || got.Mtime != then.UnixNano() || got.Btime != then.UnixNano() || got.Ctime != now.UnixNano() {
