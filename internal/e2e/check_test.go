@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"engramfs/store"
 	"engramfs/store/blob/local"
+	"engramfs/store/meta"
 	"engramfs/store/meta/pebble"
 )
 
@@ -28,11 +27,11 @@ func checkData(data string) (problems []store.Finding, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // a kill is no power cut
-	if err != nil {
+	boot, err := engine.Get([]byte("Mboot")) // a kill is no power cut: what was not synced is there
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return nil, errors.Join(err, engine.Close(), blobs.Close())
 	}
-	s, err := store.Open(ctx, store.Options{Meta: engine, Blobs: blobs, Boot: strings.TrimSpace(string(boot))})
+	s, err := store.Open(ctx, store.Options{Meta: engine, Blobs: blobs, Boot: string(boot)})
 	if err != nil {
 		return nil, err
 	}
