@@ -91,10 +91,3 @@ func (p *process) expect(want string) {
 
 // resume lets the child go on.
 func (p *process) resume() { fmt.Fprintln(p.in) }
-
-// runChild runs a child to its end.
-func runChild(t testing.TB, name string, args ...string) {
-	t.Helper()
-	p := startChild(t, name, args...)
-	p.expect("done")
-}

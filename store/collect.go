@@ -24,7 +24,6 @@ type collector struct {
 	mu    sync.Mutex
 	blobs map[blob.ID]struct{} // being written, not yet referred to
 	trees map[Ino]struct{}     // copies of trees that are not yet attached
-	seals map[Ino]struct{}     // files whose last writer has closed
 }
 
 // collectPause is slept between batches, so that a mass removal leaves the disk

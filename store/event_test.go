@@ -46,13 +46,12 @@ func (v *view) Settle(context.Context) {}
 
 // eventMachine changes a small tree in every way there is.
 type eventMachine struct {
-	s     *store.Store
-	view  *view
-	inos  map[store.Ino]bool // every inode there ever was
-	open  []*store.Handle
-	pins  []*store.Pin
-	dirs  []store.Ino
-	files []store.Ino
+	s    *store.Store
+	view *view
+	inos map[store.Ino]bool // every inode there ever was
+	open []*store.Handle
+	pins []*store.Pin
+	dirs []store.Ino
 }
 
 var eventNames = []string{"a", "b", "c", "d"}

@@ -79,15 +79,14 @@ type salvager struct {
 	ctx    context.Context
 	report SalvageReport
 
-	gen      uint64
-	run      uint64
-	last     Ino    // the highest number seen
-	version  uint64 // the highest version seen
-	inodes   map[Ino]*salvaged
-	extra    []salvagedName // names that the inode they name does not know of
-	blobs    map[blob.ID]*salvagedBlob
-	lost     Ino // the directory /lost+found; 0: not made
-	lostName uint64
+	gen     uint64
+	run     uint64
+	last    Ino    // the highest number seen
+	version uint64 // the highest version seen
+	inodes  map[Ino]*salvaged
+	extra   []salvagedName // names that the inode they name does not know of
+	blobs   map[blob.ID]*salvagedBlob
+	lost    Ino // the directory /lost+found; 0: not made
 }
 
 // salvaged is what is known of an inode.

@@ -76,12 +76,6 @@ func (p *process) open(path string, flags int) int {
 	return fd
 }
 
-// close closes a descriptor of the process.
-func (p *process) close(fd int) {
-	p.e.Helper()
-	p.e.ok(p.do(func() error { return unix.Close(fd) }))
-}
-
 // waits reports whether what start began has not ended after a while.
 func (p *process) waits() bool {
 	select {
