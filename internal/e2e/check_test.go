@@ -13,6 +13,9 @@ import (
 	"engramfs/store/meta/pebble"
 )
 
+// checkTime bounds a check; a machine that does much else may need some minutes.
+const checkTime = 10 * time.Minute
+
 // checkData opens the data folder of a server that is not running, as its next
 // start would, and returns every invariant that the store violates.
 func checkData(data string) (problems []store.Finding, err error) {
@@ -25,7 +28,7 @@ func checkData(data string) (problems []store.Finding, err error) {
 		engine.Close()
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
 	boot, err := engine.Get([]byte("Mboot")) // a kill is no power cut: what was not synced is there
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {

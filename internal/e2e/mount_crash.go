@@ -314,15 +314,15 @@ func (w *crashWorker) create(p string) error {
 	if err != nil {
 		return err
 	}
+	return w.fill(f, file)
+}
+
+// fill writes to the file and closes it, or keeps it open for later.
+func (w *crashWorker) fill(f *os.File, file *crashFile) error {
 	if err := w.write(f, file); err != nil {
 		f.Close()
 		return err
 	}
-	return w.done(f, file)
-}
-
-// done closes the file, or keeps it open for later.
-func (w *crashWorker) done(f *os.File, file *crashFile) error {
 	if w.rng.IntN(4) > 0 {
 		return f.Close()
 	}
@@ -341,11 +341,7 @@ func (w *crashWorker) update(p string) error {
 	if err != nil {
 		return err
 	}
-	if err := w.write(f, file); err != nil {
-		f.Close()
-		return err
-	}
-	return w.done(f, file)
+	return w.fill(f, file)
 }
 
 func (w *crashWorker) updateHeld() error {

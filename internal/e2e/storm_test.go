@@ -33,7 +33,8 @@ func stormTime(t *testing.T) time.Duration {
 }
 
 // TestStormThroughBothDoors lets programs on the mount and WebDAV clients work at
-// once while writers in other folders die in the middle of their changes and are reset.
+// once while writers in other folders die in the middle of their changes and are reset,
+// and while the check and the scrub, which must find nothing, run one after the other.
 // At the end everything is as the models say, the store passes its check, and the
 // server's memory, descriptors and threads are what they were.
 func TestStormThroughBothDoors(t *testing.T) {
@@ -68,6 +69,7 @@ func TestStormThroughBothDoors(t *testing.T) {
 		work(func() error { return c.turn(d) })
 	}
 	work(w.strike)
+	work(w.inspect)
 	time.Sleep(warm)
 	before := usageOf(t, k.m.Server)
 	for begin := time.Now(); time.Since(begin) < lasts-warm && !stop.Load(); time.Sleep(20 * time.Millisecond) {
@@ -132,18 +134,22 @@ func (w *writer) turn(d *DAV) error {
 type weather struct {
 	m        *Mounted
 	d, admin *DAV
+	jobs     *DAV // used by inspect alone
 	rng      *rand.Rand
 	content  []byte
 	strikes  int
 	resets   int
+	checks   int
+	scrubs   int
 }
 
 const struck = "/storm/victim"
 
 func newWeather(t *testing.T, k *killLoad) *weather {
 	t.Helper()
-	w := &weather{m: k.m, d: connect(t, k.m.Server), admin: NewDAV(k.m.Admin, "", time.Minute), rng: rand.New(rand.NewPCG(1, 2))}
+	w := &weather{m: k.m, d: connect(t, k.m.Server), admin: NewDAV(k.m.Admin, "", time.Minute), jobs: NewDAV(k.m.Admin, "", time.Minute), rng: rand.New(rand.NewPCG(1, 2))}
 	t.Cleanup(w.admin.Close)
+	t.Cleanup(w.jobs.Close)
 	w.content = Content(1, 30_000)
 	must(t, w.d, "MKCOL", "/storm", nil, nil, 201)
 	must(t, w.d, "PUT", struck, nil, w.content, 201)
@@ -186,6 +192,51 @@ func (w *weather) seen() error {
 		return fmt.Errorf("read: %d bytes that are not the last ones, %v", len(b), err)
 	}
 	return nil
+}
+
+// inspect runs a check and a scrub, which see a store that is being changed.
+func (w *weather) inspect() error {
+	if err := w.runJob("check"); err != nil {
+		return err
+	}
+	w.checks++
+	if err := w.runJob("scrub"); err != nil {
+		return err
+	}
+	w.scrubs++
+	return nil
+}
+
+// runJob runs a job to its end. It returns an error unless the job found nothing.
+func (w *weather) runJob(name string) error {
+	url := "/api/v1/jobs/" + name
+	r, text, err := w.jobs.Do("POST", url+"/start", []string{"Content-Type: application/json"}, []byte("{}"))
+	if err != nil || !r.OK() {
+		return fmt.Errorf("start the %s: %d, %v: %s", name, status(r), err, text)
+	}
+	type run struct {
+		Result   string   `json:"result"`
+		Error    string   `json:"error"`
+		Problems []string `json:"problems"`
+	}
+	for begin := time.Now(); time.Since(begin) < 3*time.Minute; time.Sleep(50 * time.Millisecond) {
+		var job struct{ Running, Last *run }
+		r, text, err := w.jobs.Do("GET", url, nil, nil)
+		if err != nil || !r.OK() {
+			return fmt.Errorf("%s: %d, %v: %s", name, status(r), err, text)
+		}
+		if err := json.Unmarshal(text, &job); err != nil {
+			return fmt.Errorf("%s: %w: %s", name, err, text)
+		}
+		if job.Running != nil {
+			continue
+		}
+		if job.Last == nil || job.Last.Result != "clean" {
+			return fmt.Errorf("the %s in the storm: %s", name, text)
+		}
+		return nil
+	}
+	return fmt.Errorf("the %s has not ended after 3 minutes", name)
 }
 
 var errNothingPoisoned = errors.New("a writer died, and nothing is poisoned")
@@ -272,6 +323,6 @@ func (k *killLoad) reportStorm(lasts time.Duration, w *weather, before, after us
 	for _, c := range k.clients {
 		dav += c.acked
 	}
-	fmt.Printf("storm: %v, %d operations through the mount and %d over WebDAV, %d writers died and %d resets, 0 divergences from the models, check clean; memory %d to %d MiB, descriptors %d to %d, threads %d to %d\n",
-		lasts, mount, dav, w.strikes, w.resets, before.memory>>20, after.memory>>20, before.descriptors, after.descriptors, before.threads, after.threads)
+	fmt.Printf("storm: %v, %d operations through the mount and %d over WebDAV, %d writers died and %d resets, %d checks and %d scrubs meanwhile found nothing, 0 divergences from the models; memory %d to %d MiB, descriptors %d to %d, threads %d to %d\n",
+		lasts, mount, dav, w.strikes, w.resets, w.checks, w.scrubs, before.memory>>20, after.memory>>20, before.descriptors, after.descriptors, before.threads, after.threads)
 }
