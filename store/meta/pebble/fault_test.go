@@ -183,7 +183,8 @@ var writeFaults = []struct {
 	{"ValueFileSync", syscall.EIO, on(".blob", errorfs.OpFileSync, errorfs.OpFileSyncData)},
 	{"ManifestWriteNoSpace", syscall.ENOSPC, on("MANIFEST-", errorfs.OpFileWrite)},
 	{"ManifestSync", syscall.EIO, on("MANIFEST-", errorfs.OpFileSync, errorfs.OpFileSyncData)},
-	{"SealWrite", syscall.EIO, on(sealName, errorfs.OpFileWriteAt)},
+	{"ManifestSealWrite", syscall.EIO, on(manifestSealName, errorfs.OpFileWriteAt)},
+	{"LogSealWrite", syscall.EIO, on(logSealName, errorfs.OpFileWriteAt)},
 	{"DirectorySync", syscall.EIO, func(op errorfs.Op) bool {
 		return op.Path == dir && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData)
 	}},

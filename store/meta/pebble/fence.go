@@ -3,10 +3,10 @@ package pebble
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -36,7 +36,7 @@ import (
 //     compaction is writing; its next file gets an error, which ends it.
 //
 // So nothing hangs, nothing panics, and reads go on with everything that was
-// visible.
+// visible. With Options.ReadOnly the fence is frozen from the start.
 type fence struct {
 	vfs.FS // the disk
 
@@ -47,18 +47,29 @@ type fence struct {
 	overlay *vfs.MemFS            // files created since then
 	fsyncs  latency               // of the log
 
-	sealMu   sync.Mutex // guards sealFile
-	sealFile vfs.File
+	manifestSeal, logSeal seal
 }
 
 var _ vfs.FS = (*fence)(nil)
 
 func newFence(disk vfs.FS, dir string, onFail func(error)) (*fence, error) {
-	f := &fence{FS: disk, dir: dir, onFail: onFail, overlay: vfs.NewMem()}
+	f := &fence{
+		FS: disk, dir: dir, onFail: onFail, overlay: vfs.NewMem(),
+		manifestSeal: seal{name: manifestSealName}, logSeal: seal{name: logSealName},
+	}
 	if err := f.overlay.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+func (f *fence) openSeals() error {
+	return errors.Join(f.manifestSeal.open(f.FS, f.dir), f.logSeal.open(f.FS, f.dir))
+}
+
+func (f *fence) closeSeals() {
+	f.manifestSeal.close()
+	f.logSeal.close()
 }
 
 // freeze records the first failure; later ones are its consequences.
@@ -140,6 +151,11 @@ func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	if f.inOverlay(name) {
 		return f.overlay.Open(name, opts...)
 	}
+	if f.inside(name) && isValueFile(name) {
+		if err := checkValueFile(f.FS, name); err != nil {
+			return nil, err
+		}
+	}
 	return f.FS.Open(name, opts...)
 }
 
@@ -205,6 +221,17 @@ func (f *fence) change(op, name string, disk func() error) error {
 	return nil
 }
 
+// errOpenedReadOnly is why a fence is frozen from the start.
+var errOpenedReadOnly = errors.New("it was opened for reading")
+
+// Lock takes no lock if the fence is frozen: the file might have to be made.
+func (f *fence) Lock(name string) (io.Closer, error) {
+	if f.failed() != nil {
+		return io.NopCloser(nil), nil
+	}
+	return f.FS.Lock(name)
+}
+
 func (f *fence) RemoveAll(name string) error {
 	if name == f.dir || f.inside(name) && f.failed() != nil {
 		return &os.PathError{Op: "removeall", Path: name, Err: syscall.EPERM}
@@ -220,10 +247,15 @@ func toCompaction(c vfs.DiskWriteCategory) bool {
 	return c == "pebble-compaction" || c == "pebble-blob-file-rewrite"
 }
 
-// isLog reports whether name is a file that Pebble only appends to and reads at
-// the next start, so that dropped writes are not missed: a WAL or a MANIFEST.
-func isLog(base string) bool {
-	return strings.HasSuffix(base, ".log") || isManifest(base)
-}
+// isJournal reports whether base is a file that Pebble only appends to and reads at
+// the next start, so that dropped writes are not missed: a log or a MANIFEST.
+func isJournal(base string) bool { return isLog(base) || isManifest(base) }
+
+const logSuffix = ".log"
+
+func isLog(base string) bool { return strings.HasSuffix(base, logSuffix) }
+
+// isValueFile reports whether name is a file of values that are kept out of the tables.
+func isValueFile(name string) bool { return strings.HasSuffix(name, ".blob") }
 
 func isManifest(base string) bool { return strings.HasPrefix(base, "MANIFEST-") }

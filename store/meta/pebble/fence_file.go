@@ -20,17 +20,20 @@ type fenceFile struct {
 	drops   bool // what is written after the failure is not read again
 	spilled bool
 
-	length   int64  // bytes written
-	manifest string // base name if it is a MANIFEST, whose seal needs the checksum
-	crc      uint32
+	length int64 // bytes written
+	seal   *seal // of what was synced; nil: it has none
+	crc    uint32
 }
 
 func newFenceFile(f *fence, file vfs.File, name string) *fenceFile {
 	base := f.FS.PathBase(name)
 	ff := &fenceFile{File: file, fence: f, name: name, log: isLog(base)}
-	ff.drops = ff.log || name == f.dir
-	if isManifest(base) {
-		ff.manifest = base
+	ff.drops = isJournal(base) || name == f.dir
+	switch {
+	case ff.log:
+		ff.seal = &f.logSeal
+	case isManifest(base):
+		ff.seal = &f.manifestSeal
 	}
 	return ff
 }
@@ -41,7 +44,7 @@ func (f *fenceFile) Write(p []byte) (int, error) {
 	}
 	if f.fence.failed() == nil {
 		var crc uint32
-		if f.manifest != "" {
+		if f.seal != nil {
 			crc = crc32.Update(f.crc, castagnoli, p) // first: Write may change p
 		}
 		_, err := f.File.Write(p)
@@ -95,33 +98,42 @@ func (f *fenceFile) Sync() error { return f.sync(f.File.Sync) }
 
 func (f *fenceFile) SyncData() error { return f.sync(f.File.SyncData) }
 
+// SyncTo begins to write out what it need not make durable, so it seals nothing.
 func (f *fenceFile) SyncTo(length int64) (full bool, err error) {
-	err = f.sync(func() (err error) {
+	_, err = f.flush(func() (err error) {
 		full, err = f.File.SyncTo(length)
 		return err
 	})
 	return full, err
 }
 
+// sync makes the file durable, and then says so in its seal.
 func (f *fenceFile) sync(disk func() error) error {
+	if done, err := f.flush(disk); !done || f.seal == nil {
+		return err
+	}
+	err := f.seal.write(f.fence.FS.PathBase(f.name), f.length, f.crc)
+	f.fence.check("write", f.seal.name, err)
+	return nil
+}
+
+// flush calls disk unless the fence is frozen. done: it has succeeded.
+func (f *fenceFile) flush(disk func() error) (done bool, err error) {
 	if f.fence.failed() != nil {
-		return nil
+		return false, nil
 	}
 	begin := time.Now()
-	err := disk()
+	err = disk()
 	if f.log {
 		f.fence.fsyncs.observe(time.Since(begin))
 	}
-	if !f.fence.check("sync", f.name, err) {
-		if f.drops {
-			return nil
-		}
-		return f.spill()
+	if f.fence.check("sync", f.name, err) {
+		return true, nil
 	}
-	if f.manifest != "" {
-		f.fence.seal(f.manifest, f.length, f.crc)
+	if f.drops {
+		return false, nil
 	}
-	return nil
+	return false, f.spill()
 }
 
 // Close gives the descriptor back also when the fence is frozen.

@@ -106,7 +106,7 @@ func preflight(disk vfs.FS, dir string, create bool) (fresh bool, err error) {
 	if !desc.Exists {
 		return false, &meta.CorruptError{Path: dir, Err: errors.New("it is marked as a store but names no MANIFEST")}
 	}
-	return false, verifySeal(disk, dir, desc.ManifestFilename)
+	return false, verifySeals(disk, dir, desc.ManifestFilename, names)
 }
 
 // checkLeftovers returns nil if names is what a creation that was cut short may
@@ -114,8 +114,8 @@ func preflight(disk vfs.FS, dir string, create bool) (fresh bool, err error) {
 func checkLeftovers(dir string, names []string) error {
 	for _, name := range names {
 		switch {
-		case name == "LOCK", name == sealName, name == formatName+tmpSuffix:
-		case strings.HasPrefix(name, "marker."), isLog(name):
+		case name == "LOCK", name == manifestSealName, name == logSealName, name == formatName+tmpSuffix:
+		case strings.HasPrefix(name, "marker."), isJournal(name):
 		case strings.HasPrefix(name, "OPTIONS-"), strings.HasPrefix(name, "temporary."):
 		default:
 			return &meta.CorruptError{Path: dir, Err: fmt.Errorf(

@@ -25,6 +25,12 @@ type Options struct {
 	// Open returns meta.ErrNotExist then.
 	Create bool
 
+	// ReadOnly opens an existing store without changing a byte of its directory: what
+	// the recovery from a crash has to write stays in memory. Update, Sync and Checkpoint
+	// return meta.ErrReadOnly. No lock is taken, since that would make a file: the
+	// caller sees to it that nobody else has the store open.
+	ReadOnly bool
+
 	// CacheSize is the size in bytes of the cache of table blocks.
 	// Default DefaultCacheSize.
 	CacheSize int64
@@ -110,6 +116,7 @@ func (o Options) withDefaults() Options {
 // Open returns an engine that serves reads and whose Failed is set.
 func Open(dir string, opts Options) (*DB, error) {
 	opts = opts.withDefaults()
+	opts.Create = opts.Create && !opts.ReadOnly
 	dir, err := resolve(dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open metadata engine: %w", err)
@@ -164,16 +171,19 @@ func mkdirAllSync(disk vfs.FS, dir string) error {
 }
 
 func open(dir string, opts Options) (_ *DB, err error) {
-	lock, err := acquire(dir, opts.FS)
-	if err != nil {
-		return nil, err
-	}
-	closers := []io.Closer{lock}
+	var closers []io.Closer
 	defer func() {
 		if err != nil {
 			closeAll(closers)
 		}
 	}()
+	var lock *pebbledb.Lock // nil: Pebble takes what the fence gives
+	if !opts.ReadOnly {
+		if lock, err = acquire(dir, opts.FS); err != nil {
+			return nil, err
+		}
+		closers = append(closers, lock)
+	}
 	fresh, err := preflight(opts.FS, dir, opts.Create)
 	if err != nil {
 		return nil, classify(dir, err)
@@ -189,14 +199,17 @@ func open(dir string, opts Options) (_ *DB, err error) {
 	}
 	ev.fence, d.fence, d.events = fence, fence, ev
 	d.logger = &logger{log: opts.Logger, fence: fence}
-	if err := fence.openSeal(); err != nil {
+	if opts.ReadOnly {
+		fence.failure.Store(&errOpenedReadOnly)
+	} else if err := fence.openSeals(); err != nil {
+		fence.closeSeals()
 		return nil, err
 	}
 	d.closers = closers
 
 	d.db, err = pebbledb.Open(dir, d.pebbleOptions(opts, lock, fresh))
 	if err != nil {
-		fence.closeSeal()
+		fence.closeSeals()
 		return nil, classify(dir, errors.Join(err, fence.failed()))
 	}
 	if fresh {
@@ -217,7 +230,7 @@ func (d *DB) finishCreate() error {
 	}
 	d.fence.freeze(err) // Close must not wait for a disk that does not work
 	err = errors.Join(err, d.db.Close())
-	d.fence.closeSeal()
+	d.fence.closeSeals()
 	return err
 }
 

@@ -7,9 +7,9 @@
 //
 // A failed write makes the engine read-only; see fence for what that takes. The
 // process is never ended. A flipped byte is detected by checksums: a
-// *meta.CorruptError names the file, and there is no repair but a checkpoint.
-// Only in the newest log of a process that was killed a flipped byte can pass for
-// the torn end of the log; what was written after it is then lost in silence.
+// *meta.CorruptError names the file. If that is a log, OpenCut opens what was written
+// before; for the rest there is no repair but a checkpoint. What was synced of the newest
+// log is known, see seal: it does not pass for the torn end that a crash leaves.
 package pebble
 
 import (
@@ -205,7 +205,7 @@ func (d *DB) Close() error {
 		err = d.db.Flush() // so that the next start has no WAL to replay
 	}
 	err = errors.Join(err, d.db.Close())
-	d.fence.closeSeal()
+	d.fence.closeSeals()
 	err = errors.Join(err, closeAll(d.closers))
 	if failed := d.Failed(); failed != nil {
 		return failed

@@ -8,6 +8,8 @@ import (
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/sstable/blob"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"engramfs/store/meta"
 )
@@ -69,6 +71,30 @@ func (d *DB) verifyTable(ctx context.Context, name string, o sstable.ReaderOptio
 	}
 	if err = classify(d.dir, err); !isCorrupt(err) {
 		err = &meta.CorruptError{Path: path, Err: err}
+	}
+	return err
+}
+
+// checkValueFile returns a *meta.CorruptError if the footer of a file of separated values
+// is bad. Pebble (v2.1.7, fileCacheHandle.findOrCreateBlob) panics if it finds that out
+// by itself.
+func checkValueFile(disk vfs.FS, path string) error {
+	file, err := disk.Open(path)
+	if err != nil {
+		return err
+	}
+	readable, err := sstable.NewSimpleReadable(file)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	r, err := blob.NewFileReader(context.Background(), readable, blob.FileReaderOptions{})
+	if err == nil {
+		return r.Close()
+	}
+	err = errors.Join(err, readable.Close())
+	if pebbledb.IsCorruptionError(err) {
+		// Not wrapped: what Pebble knows as corruption is what it panics about.
+		return &meta.CorruptError{Path: path, Err: errors.New(err.Error())}
 	}
 	return err
 }
