@@ -100,7 +100,7 @@ func (fs *fileSystem) replyAttr(ctx context.Context, out *gofuse.AttrOut, a *sto
 func (fs *fileSystem) GetAttr(_ <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) (status gofuse.Status) {
 	op := fs.begin("getattr", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	a, err := fs.getAttr(ctx, store.Ino(in.NodeId))
 	if err != nil {
 		return op.status(err)
@@ -113,7 +113,7 @@ func (fs *fileSystem) GetAttr(_ <-chan struct{}, in *gofuse.GetAttrIn, out *gofu
 func (fs *fileSystem) Statx(_ <-chan struct{}, in *gofuse.StatxIn, out *gofuse.StatxOut) (status gofuse.Status) {
 	op := fs.begin("statx", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	a, err := fs.getAttr(ctx, store.Ino(in.NodeId))
 	if err != nil {
 		return op.status(err)
@@ -147,7 +147,7 @@ func rdevMinor(dev uint32) uint32 { return dev&0xff | dev>>12&0xfff00 }
 func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *gofuse.SetAttrIn, out *gofuse.AttrOut) (status gofuse.Status) {
 	op := fs.begin("setattr", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	ino := store.Ino(in.NodeId)
 	set, err := fs.setAttrOf(in)
 	if err != nil {
@@ -262,7 +262,7 @@ const setAttrNames = gofuse.FATTR_MODE | gofuse.FATTR_UID | gofuse.FATTR_GID | g
 func (fs *fileSystem) StatFs(_ <-chan struct{}, in *gofuse.InHeader, out *gofuse.StatfsOut) (status gofuse.Status) {
 	op := fs.begin("statfs", in, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	st, err := fs.store.StatFS(ctx)
 	if err != nil {
 		return op.status(err)

@@ -50,7 +50,7 @@ const maxDirText = 1<<32 - 1
 func (fs *fileSystem) OpenDir(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
 	op := fs.begin("opendir", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	a, err := fs.getAttr(ctx, store.Ino(in.NodeId))
 	if err != nil {
 		return op.status(err)
@@ -76,7 +76,7 @@ func (fs *fileSystem) ReleaseDir(in *gofuse.ReleaseIn) {
 func (fs *fileSystem) FsyncDir(_ <-chan struct{}, in *gofuse.FsyncIn) (status gofuse.Status) {
 	op := fs.begin("fsyncdir", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	return op.status(fs.store.Sync(ctx))
 }
 
@@ -90,7 +90,7 @@ func (fs *fileSystem) ReadDir(_ <-chan struct{}, in *gofuse.ReadIn, out *gofuse.
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	return op.status(d.read(ctx, fs, in.Offset, func(e gofuse.DirEntry, _ *store.Dirent) bool {
 		return out.AddDirEntry(e)
 	}))
@@ -106,7 +106,7 @@ func (fs *fileSystem) ReadDirPlus(_ <-chan struct{}, in *gofuse.ReadIn, out *gof
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	p := plusReply{fs: fs}
 	defer p.undo(&status)
 	err := d.read(ctx, fs, in.Offset, func(e gofuse.DirEntry, real *store.Dirent) bool {

@@ -58,7 +58,7 @@ func (fs *fileSystem) fillEntry(ctx context.Context, out *gofuse.EntryOut, a *st
 func (fs *fileSystem) Lookup(_ <-chan struct{}, in *gofuse.InHeader, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	op := fs.begin("lookup", in, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	for {
 		asked := fs.table.asked.Load()
 		a, err := fs.lookup(ctx, store.Ino(in.NodeId), name)
@@ -109,7 +109,7 @@ func (fs *fileSystem) forget(ino store.Ino, n uint64) { fs.unpin(fs.table.forget
 func (fs *fileSystem) Readlink(_ <-chan struct{}, in *gofuse.InHeader) (target []byte, status gofuse.Status) {
 	op := fs.begin("readlink", in, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	s, err := fs.store.Readlink(ctx, store.Ino(in.NodeId))
 	if err != nil {
 		return nil, op.status(err)

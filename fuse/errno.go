@@ -83,6 +83,7 @@ func (op *operation) status(err error) gofuse.Status {
 	if err == nil {
 		return gofuse.OK
 	}
+	op.err = err
 	errno, known := toErrno(err)
 	if !known {
 		op.fs.log.Error("operation of the mount failed", "op", op.name, "err", err)

@@ -26,7 +26,7 @@ func (fs *fileSystem) Fallocate(_ <-chan struct{}, in *gofuse.FallocateIn) (stat
 	if off > store.MaxFileSize || n > store.MaxFileSize-off {
 		return gofuse.Status(unix.EFBIG)
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	err := f.h.Allocate(ctx, a, off, n)
 	if err == nil && f.sync {
 		err = f.h.Sync(ctx)
@@ -46,7 +46,7 @@ func (fs *fileSystem) Lseek(_ <-chan struct{}, in *gofuse.LseekIn, out *gofuse.L
 	if !ok || int64(in.Offset) < 0 {
 		return gofuse.EINVAL
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	off, err := f.h.Seek(ctx, int64(in.Offset), whence)
 	if err != nil {
 		return op.status(err)
@@ -74,7 +74,7 @@ func (fs *fileSystem) CopyFileRange(_ <-chan struct{}, in *gofuse.CopyFileRangeI
 	if in.Flags != 0 {
 		return 0, gofuse.EINVAL
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	n, err := fs.store.CopyRange(ctx, src.h, int64(in.OffIn), dst.h, int64(in.OffOut), int64(min(in.Len, maxCopy)))
 	if err == nil && dst.sync {
 		err = dst.h.Sync(ctx)

@@ -18,7 +18,7 @@ func (fs *fileSystem) Read(_ <-chan struct{}, in *gofuse.ReadIn, buf []byte) (re
 	if !ok {
 		return nil, gofuse.EBADF
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	n, err := f.h.ReadAt(ctx, buf[:min(int(in.Size), len(buf))], int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, op.status(err)
@@ -35,7 +35,7 @@ func (fs *fileSystem) Write(_ <-chan struct{}, in *gofuse.WriteIn, data []byte) 
 	if !ok {
 		return 0, gofuse.EBADF
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	if in.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 {
 		if err := f.h.KillPriv(ctx); err != nil {
 			return 0, op.status(err)
@@ -61,7 +61,7 @@ func (fs *fileSystem) Flush(_ <-chan struct{}, in *gofuse.FlushIn) (status gofus
 	if !ok {
 		return gofuse.EBADF
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	fs.releasePOSIX(f, in.LockOwner)
 	if f.native && f.write {
 		if err := f.h.Absorb(ctx); err != nil {
@@ -103,7 +103,7 @@ func (fs *fileSystem) Fsync(_ <-chan struct{}, in *gofuse.FsyncIn) (status gofus
 	if !ok {
 		return gofuse.EBADF
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	if in.FsyncFlags&fsyncDataOnly != 0 {
 		return op.status(f.h.SyncData(ctx))
 	}

@@ -87,15 +87,6 @@ func (fs *fileSystem) OnUnmount() {
 	}
 }
 
-// context returns the context of an operation. While a lock is poisoned it
-// carries a trace, which then tells whether the answer is made of recovered data.
-func (fs *fileSystem) context() (context.Context, *store.Trace) {
-	if !fs.store.AnyPoisoned() {
-		return fs.ctx, nil
-	}
-	return store.WithTrace(fs.ctx)
-}
-
 // committed makes a change durable if the mount was asked to.
 func (fs *fileSystem) committed(ctx context.Context) error {
 	if !fs.o.Sync {
@@ -147,6 +138,15 @@ func (h *handles[T]) takeAll() []T {
 		delete(h.open, fh)
 	}
 	return all
+}
+
+// each calls fn with every open file. fn must not open or close one.
+func (h *handles[T]) each(fn func(T)) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, v := range h.open {
+		fn(v)
+	}
 }
 
 func (h *handles[T]) len() int {

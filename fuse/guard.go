@@ -1,9 +1,11 @@
 package fuse
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -11,6 +13,8 @@ import (
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"engramfs/store"
 )
 
 // operation is a request being served. Every method of fileSystem begins with
@@ -23,38 +27,66 @@ type operation struct {
 	unique uint64    // the kernel's number of the request; 0: it awaits no answer
 	start  time.Time // zero: nobody observes
 	bytes  int       // read or written
+
+	ctx   context.Context                                 // carries the origin; never canceled
+	ended func(bytes int, errno syscall.Errno, err error) // nil: nobody follows it
+	err   error                                           // why it fails, as far as status was told
 }
 
 // unanswered is the status of an operation that has not returned.
 const unanswered = gofuse.Status(-1)
 
 func (fs *fileSystem) begin(name string, header *gofuse.InHeader, status *gofuse.Status) operation {
-	op := operation{fs: fs, name: name}
+	op := operation{fs: fs, name: name, ctx: fs.ctx}
+	*status = unanswered
 	if header != nil {
 		op.unique = header.Unique
+		if fs.o.Began != nil {
+			op.ctx, op.ended = fs.o.Began(fs.ctx, name, store.Ino(header.NodeId), header.Unique)
+		}
 	}
-	*status = unanswered
 	if fs.o.Observe != nil {
 		op.start = time.Now()
 	}
 	return op
 }
 
-// end must be deferred directly: it turns a panic into EIO, and tells the
-// observer.
+// context returns the context of an operation. While a lock is poisoned it
+// carries a trace, which then tells whether the answer is made of recovered data.
+func (op *operation) context() (context.Context, *store.Trace) {
+	if !op.fs.store.AnyPoisoned() {
+		return op.ctx, nil
+	}
+	return store.WithTrace(op.ctx)
+}
+
+// end must be deferred directly: it turns a panic into EIO, and tells those who
+// observe and follow.
 func (op *operation) end(status *gofuse.Status) {
 	v := recover()
 	switch {
 	case v != nil:
 		op.fs.panics.caught(op.fs, op.name, v)
+		op.died(v)
 		*status = gofuse.EIO
 	case *status == unanswered: // runtime.Goexit
 		op.fs.panics.caught(op.fs, op.name, "the goroutine exited")
+		op.died(nil)
 		*status = gofuse.EIO
 		op.answer()
 	}
 	if !op.start.IsZero() {
 		op.fs.o.Observe(op.name, time.Since(op.start), op.bytes, syscall.Errno(*status))
+	}
+	if op.ended != nil {
+		op.ended(op.bytes, syscall.Errno(*status), op.err)
+	}
+}
+
+// died keeps a panic for those who follow the operation. nil: the goroutine exits.
+func (op *operation) died(v any) {
+	if op.ended != nil {
+		op.err = &store.PanicError{Op: op.name, Value: v, Stack: debug.Stack()}
 	}
 }
 

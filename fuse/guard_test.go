@@ -1,9 +1,12 @@
 package fuse
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -11,6 +14,9 @@ import (
 	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"engramfs/store"
+	"engramfs/store/storetest"
 )
 
 func guarded(log *strings.Builder, o Options) *fileSystem {
@@ -102,6 +108,64 @@ func TestGuardTellsTheObserver(t *testing.T) {
 	want := []seen{{"good", 12, 0}, {"bad", 0, syscall.ENOENT}, {"ugly", 0, syscall.EIO}}
 	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 		t.Errorf("observed %v, want %v", got, want)
+	}
+}
+
+func TestGuardTellsWhoFollows(t *testing.T) {
+	type seen struct {
+		op     string
+		ino    store.Ino
+		unique uint64
+		bytes  int
+		errno  syscall.Errno
+		why    error
+	}
+	type key struct{}
+	var got []seen
+	var log strings.Builder
+	fs := guarded(&log, Options{Began: func(ctx context.Context, op string, ino store.Ino, unique uint64) (context.Context, func(int, syscall.Errno, error)) {
+		if op == "passed over" {
+			return ctx, nil
+		}
+		return context.WithValue(ctx, key{}, op), func(bytes int, errno syscall.Errno, err error) {
+			got = append(got, seen{op, ino, unique, bytes, errno, err})
+		}
+	}})
+	fs.ctx = t.Context()
+	fs.store = storetest.New(t)
+	serve := func(name string, header *gofuse.InHeader, fn func(op *operation) gofuse.Status) (status gofuse.Status) {
+		op := fs.begin(name, header, &status)
+		defer op.end(&status)
+		return fn(&op)
+	}
+	header := func(unique uint64) *gofuse.InHeader { return &gofuse.InHeader{Unique: unique, NodeId: 5} }
+	serve("good", header(1), func(op *operation) gofuse.Status {
+		if ctx, _ := op.context(); ctx.Value(key{}) != "good" {
+			t.Error("the store is not called with the context that Began has returned")
+		}
+		op.bytes = 12
+		return gofuse.OK
+	})
+	serve("bad", header(2), func(op *operation) gofuse.Status { return op.status(store.ErrLocked) })
+	serve("ugly", header(3), func(*operation) gofuse.Status { panic("ugly") })
+	serve("forget", nil, func(*operation) gofuse.Status { return gofuse.OK }) // awaits no answer
+	serve("passed over", header(4), func(op *operation) gofuse.Status {
+		if ctx, _ := op.context(); ctx != fs.ctx {
+			t.Error("another context")
+		}
+		return op.status(store.ErrLocked)
+	})
+	if len(got) != 3 {
+		t.Fatalf("followed %v", got)
+	}
+	var died *store.PanicError
+	if !errors.As(got[2].why, &died) || died.Op != "ugly" || died.Value != "ugly" || !strings.Contains(string(died.Stack), "guard_test.go") {
+		t.Errorf("of the panic: %+v", got[2].why)
+	}
+	got[2].why = nil
+	want := []seen{{"good", 5, 1, 12, 0, nil}, {"bad", 5, 2, 0, syscall.EBUSY, store.ErrLocked}, {"ugly", 5, 3, 0, syscall.EIO, nil}}
+	if !slices.Equal(got, want) {
+		t.Errorf("followed %v, want %v", got, want)
 	}
 }
 

@@ -61,13 +61,13 @@ func (fs *fileSystem) GetLk(_ <-chan struct{}, in *gofuse.LkIn, out *gofuse.LkOu
 func (fs *fileSystem) SetLk(_ <-chan struct{}, in *gofuse.LkIn) (status gofuse.Status) {
 	op := fs.begin("setlk", &in.InHeader, &status)
 	defer op.end(&status)
-	err := fs.setLock(fs.ctx, in, false)
+	err := fs.setLock(op.ctx, in, false)
 	for _, pause := range releasePauses {
 		if !errors.Is(err, store.ErrLocked) || !fs.table.closing(store.Ino(in.NodeId)) {
 			break
 		}
 		time.Sleep(pause)
-		err = fs.setLock(fs.ctx, in, false)
+		err = fs.setLock(op.ctx, in, false)
 	}
 	return op.lockStatus(err)
 }
@@ -87,7 +87,7 @@ const releaseTime = 50 * time.Millisecond
 func (fs *fileSystem) SetLkw(cancel <-chan struct{}, in *gofuse.LkIn) (status gofuse.Status) {
 	op := fs.begin("setlkw", &in.InHeader, &status)
 	defer op.end(&status)
-	return op.lockStatus(fs.setLock(interruptible{fs.ctx, cancel}, in, true))
+	return op.lockStatus(fs.setLock(interruptible{op.ctx, cancel}, in, true))
 }
 
 func (fs *fileSystem) setLock(ctx context.Context, in *gofuse.LkIn, wait bool) error {

@@ -11,7 +11,7 @@ import (
 
 // create makes a new inode and answers with it.
 func (fs *fileSystem) create(op *operation, in *gofuse.InHeader, name string, umask uint32, n store.NewNode, out *gofuse.EntryOut) error {
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	parent := store.Ino(in.NodeId)
 	if err := fs.davChildUnlocked(ctx, parent, name); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (fs *fileSystem) Symlink(_ <-chan struct{}, in *gofuse.InHeader, target, na
 func (fs *fileSystem) Link(_ <-chan struct{}, in *gofuse.LinkIn, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	op := fs.begin("link", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	parent := store.Ino(in.NodeId)
 	if err := fs.davChildUnlocked(ctx, parent, name); err != nil {
 		return op.status(err)
@@ -86,7 +86,7 @@ func (fs *fileSystem) Link(_ <-chan struct{}, in *gofuse.LinkIn, name string, ou
 func (fs *fileSystem) Unlink(_ <-chan struct{}, in *gofuse.InHeader, name string) (status gofuse.Status) {
 	op := fs.begin("unlink", in, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	parent := store.Ino(in.NodeId)
 	return op.status(fs.remove(ctx, parent, name, func(cond store.Cond) error {
 		return fs.store.Unlink(ctx, parent, name, cond)
@@ -97,7 +97,7 @@ func (fs *fileSystem) Unlink(_ <-chan struct{}, in *gofuse.InHeader, name string
 func (fs *fileSystem) Rmdir(_ <-chan struct{}, in *gofuse.InHeader, name string) (status gofuse.Status) {
 	op := fs.begin("rmdir", in, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	parent := store.Ino(in.NodeId)
 	return op.status(fs.remove(ctx, parent, name, func(cond store.Cond) error {
 		return fs.store.Rmdir(ctx, parent, name, cond)
@@ -149,7 +149,7 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *gofuse.RenameIn, oldName, ne
 	default: // RENAME_WHITEOUT is for overlay file systems
 		return gofuse.EINVAL
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	return op.status(fs.rename(ctx, store.Ino(in.NodeId), oldName, store.Ino(in.Newdir), newName, o))
 }
 

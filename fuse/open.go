@@ -19,6 +19,7 @@ type openFile struct {
 	write  bool
 	sync   bool // O_SYNC or O_DSYNC, or the mount's Sync: a write is durable before it is answered
 	native bool
+	opener uint32 // the thread that has opened it; 0: not known
 
 	lockers lockers
 }
@@ -33,7 +34,7 @@ type backings interface {
 func (fs *fileSystem) Open(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
 	op := fs.begin("open", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	ino := store.Ino(in.NodeId)
 	write := in.Flags&unix.O_ACCMODE != unix.O_RDONLY
 	truncate := in.Flags&unix.O_TRUNC != 0
@@ -53,7 +54,7 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.Ope
 		err = fs.truncate(ctx, ino, in.Mode&gofuse.OPEN_KILL_SUIDGID != 0)
 	}
 	if err == nil {
-		err = fs.serve(ctx, trace, h, in.Flags, true, out)
+		err = fs.serve(ctx, trace, h, opening{in.Flags, in.Pid, true}, out)
 	}
 	return op.status(err)
 }
@@ -81,7 +82,7 @@ func (fs *fileSystem) truncate(ctx context.Context, ino store.Ino, kill bool) er
 func (fs *fileSystem) Create(_ <-chan struct{}, in *gofuse.CreateIn, name string, out *gofuse.CreateOut) (status gofuse.Status) {
 	op := fs.begin("create", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	n := store.NewNode{Mode: in.Mode&store.ModePerm | store.ModeRegular}
 	if err := fs.create(&op, &in.InHeader, name, in.Umask, n, &out.EntryOut); err != nil {
 		if errors.Is(err, os.ErrExist) && in.Flags&unix.O_EXCL == 0 {
@@ -98,14 +99,14 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *gofuse.CreateIn, name string
 		return op.status(err)
 	}
 	defer fs.discard(h, &status)
-	return op.status(fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut))
+	return op.status(fs.serve(ctx, trace, h, opening{in.Flags, in.Pid, false}, &out.OpenOut))
 }
 
 // Tmpfile is open(2) with O_TMPFILE.
 func (fs *fileSystem) Tmpfile(_ <-chan struct{}, in *gofuse.CreateIn, out *gofuse.CreateOut) (status gofuse.Status) {
 	op := fs.begin("tmpfile", &in.InHeader, &status)
 	defer op.end(&status)
-	ctx, trace := fs.context()
+	ctx, trace := op.context()
 	dir := store.Ino(in.NodeId)
 	n := store.NewNode{Mode: in.Mode&store.ModePerm | store.ModeRegular, UID: in.Uid, GID: in.Gid}
 	if err := fs.inheritACL(ctx, dir, &n, in.Umask); err != nil {
@@ -119,19 +120,26 @@ func (fs *fileSystem) Tmpfile(_ <-chan struct{}, in *gofuse.CreateIn, out *gofus
 	fs.table.remember(a.Ino)
 	defer fs.unremember(a.Ino, &status)
 	fs.fillEntry(ctx, &out.EntryOut, &a, trace)
-	return op.status(fs.serve(ctx, trace, h, in.Flags, false, &out.OpenOut))
+	return op.status(fs.serve(ctx, trace, h, opening{in.Flags, in.Pid, false}, &out.OpenOut))
+}
+
+// opening is how a file is opened.
+type opening struct {
+	flags  uint32 // of open(2)
+	thread uint32 // that opens it; 0: not known
+	// mayBeNative is false for a new file, whose content is not a file of its own yet.
+	mayBeNative bool
 }
 
 // serve makes h an open file of the mount and answers with it: nothing of the
-// operation may fail any more. mayBeNative is false for a new file, whose content is
-// not a file of its own yet. On an error, or if it panics, h stays the caller's.
-func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Handle, flags uint32, mayBeNative bool, out *gofuse.OpenOut) error {
+// operation may fail any more. On an error, or if it panics, h stays the caller's.
+func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Handle, o opening, out *gofuse.OpenOut) error {
 	f := &openFile{
-		h: h, ino: h.Ino(),
-		write: flags&unix.O_ACCMODE != unix.O_RDONLY,
-		sync:  fs.o.Sync || flags&(unix.O_SYNC|unix.O_DSYNC) != 0,
+		h: h, ino: h.Ino(), opener: o.thread,
+		write: o.flags&unix.O_ACCMODE != unix.O_RDONLY,
+		sync:  fs.o.Sync || o.flags&(unix.O_SYNC|unix.O_DSYNC) != 0,
 	}
-	backing, err := fs.join(ctx, f, mayBeNative)
+	backing, err := fs.join(ctx, f, o.mayBeNative)
 	if err != nil {
 		return err
 	}
@@ -141,14 +149,14 @@ func (fs *fileSystem) serve(ctx context.Context, trace *store.Trace, h *store.Ha
 			fs.leave(f)
 		}
 	}()
-	current := fs.pagesAreCurrent(ctx, f, trace, mayBeNative)
+	current := fs.pagesAreCurrent(ctx, f, trace, o.mayBeNative)
 	switch {
 	case f.native:
 		out.OpenFlags, out.BackingID = gofuse.FOPEN_PASSTHROUGH, backing
 	case current:
 		out.OpenFlags = gofuse.FOPEN_KEEP_CACHE
 	}
-	if !current && mayBeNative {
+	if !current && o.mayBeNative {
 		// Others may have replaced the content since the kernel looked the file up, and
 		// the notification be on its way. This one drops attributes, the size among
 		// them, and waits for nothing.

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"context"
 	"log/slog"
 	"syscall"
 	"time"
@@ -54,4 +55,10 @@ type Options struct {
 	// Observe is told of every operation once it is done: its name, its duration,
 	// the bytes it read or wrote, and its result. It must be quick. nil: none.
 	Observe func(op string, took time.Duration, bytes int, errno syscall.Errno)
+	// Began is told of every request of the kernel that awaits an answer when it begins:
+	// its name, its inode, and the kernel's number of it. The store is called with the
+	// context that it returns. What else it returns, if anything, is called with the
+	// bytes read or written and the result; err is the reason as far as it is known, a
+	// *store.PanicError for a panic. Both must be quick. nil: nobody is told.
+	Began func(ctx context.Context, op string, ino store.Ino, unique uint64) (_ context.Context, ended func(bytes int, errno syscall.Errno, err error))
 }

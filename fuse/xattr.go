@@ -68,7 +68,7 @@ func (fs *fileSystem) GetXAttr(_ <-chan struct{}, in *gofuse.InHeader, name stri
 	if err := fs.xattrAllowed(name); err != nil {
 		return 0, op.status(err)
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	get := fs.store.GetXattr
 	if isVirtualXattr(name) {
 		get = fs.virtualXattr
@@ -85,7 +85,7 @@ func (fs *fileSystem) GetXAttr(_ <-chan struct{}, in *gofuse.InHeader, name stri
 func (fs *fileSystem) ListXAttr(_ <-chan struct{}, in *gofuse.InHeader, dest []byte) (size uint32, status gofuse.Status) {
 	op := fs.begin("listxattr", in, &status)
 	defer op.end(&status)
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	attrs, err := fs.store.Xattrs(ctx, store.Ino(in.NodeId))
 	if err != nil {
 		return 0, op.xattrStatus(err)
@@ -125,7 +125,7 @@ func (fs *fileSystem) SetXAttr(_ <-chan struct{}, in *gofuse.SetXAttrIn, name st
 	if in.Flags&unix.XATTR_REPLACE != 0 {
 		flags |= store.XattrReplace
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	ino := store.Ino(in.NodeId)
 	var err error
 	if isACL(name) {
@@ -149,7 +149,7 @@ func (fs *fileSystem) RemoveXAttr(_ <-chan struct{}, in *gofuse.InHeader, name s
 	if isVirtualXattr(name) {
 		return op.status(errVirtualXattr)
 	}
-	ctx, _ := fs.context()
+	ctx, _ := op.context()
 	ino := store.Ino(in.NodeId)
 	var err error
 	if isACL(name) {

@@ -91,19 +91,42 @@ func (s *Store) addUsage(files, dirs, bytes int64) {
 	}
 }
 
-func loadUsage(r meta.Reader) (usage, error) {
-	var u usage
-	for _, c := range []struct {
-		key []byte
-		to  *int64
-	}{{usageFiles, &u.files}, {usageDirs, &u.dirs}, {usageBytes, &u.bytes}} {
-		v, err := r.Counter(c.key)
-		if err != nil {
+// add counts an inode.
+func (u *usage) add(v *inode) {
+	if v.IsDir() {
+		u.dirs++
+		return
+	}
+	u.files++
+	if v.IsRegular() {
+		u.bytes += v.Size
+	}
+}
+
+// usageCounter is a counter of the engine, and the figure that it is of.
+type usageCounter struct {
+	key []byte
+	n   *int64
+}
+
+func (u *usage) counters() [3]usageCounter {
+	return [...]usageCounter{{usageFiles, &u.files}, {usageDirs, &u.dirs}, {usageBytes, &u.bytes}}
+}
+
+func loadUsage(r meta.Reader) (u usage, err error) {
+	for _, c := range u.counters() {
+		if *c.n, err = r.Counter(c.key); err != nil {
 			return usage{}, fmt.Errorf("load usage: %w", err)
 		}
-		*c.to = v
 	}
 	return u, nil
+}
+
+// putUsage makes u what the engine's counters say.
+func putUsage(tx meta.Txn, u usage) {
+	for _, c := range u.counters() {
+		tx.Put(c.key, meta.EncodeCounter(*c.n))
+	}
 }
 
 // newDomains creates the locks that the whole store shares.

@@ -43,8 +43,9 @@ type body struct {
 	synced        blob.ID
 	syncedWritten uint64
 	// touched knows what was written since the blob lost its checksums; nil: that
-	// is not known.
-	touched *touched
+	// is not known. recalled is the blob of which nothing more can be known.
+	touched  *touched
+	recalled blob.ID
 	// seen is what the blob was like when the inode last had its size and times,
 	// and seenAt is when that was.
 	seen   blob.Stat
@@ -147,6 +148,8 @@ func (b *body) setReady(id blob.ID) {
 	b.ready = id
 	if id.IsZero() {
 		b.marked = id
+	} else {
+		b.recalled = id
 	}
 }
 

@@ -36,6 +36,8 @@ type change struct {
 	refs               []blob.ID // blobs that got a reference
 	drops              []blob.ID // blobs that lost one
 	orphans            bool      // the collector has new work
+	labels             bool      // the labeler has
+	moved              bool      // a directory has another path
 	quiet              bool      // its entries are below a directory that nobody can see yet
 	counting           bool      // usageMu is held: the batch is counted before a reset looks
 	appended           bool      // the batch is in the engine
@@ -88,6 +90,14 @@ func (l *lockSet) need(ino Ino) {
 	l.write = append(l.write[:len(l.write):len(l.write)], ino)
 }
 
+// first returns the inode that an operation is about, 0 if it is not known.
+func (l *lockSet) first() Ino {
+	if len(l.write) == 0 {
+		return 0
+	}
+	return l.write[0]
+}
+
 // forget takes ino out of the set, and reports whether it was in it.
 func (l *lockSet) forget(ino Ino) bool {
 	n := len(l.write) + len(l.read)
@@ -122,6 +132,10 @@ func (s *Store) changeFreeing(ctx context.Context, op string, touch []Ino, fn fu
 }
 
 func (s *Store) changeLocked(ctx context.Context, op string, locks lockSet, fn func(*change) error) (err error) {
+	if ended := s.follow(ctx, op, locks.first()); ended != nil {
+		err = &PanicError{Op: op} // unless the goroutine exits, it is overwritten
+		defer func() { ended(err) }()
+	}
 	defer s.contain(op, &err)
 	if err := s.writable(); err != nil {
 		return err
@@ -155,13 +169,14 @@ func (s *Store) changeLocked(ctx context.Context, op string, locks lockSet, fn f
 	return fmt.Errorf("%s: the tree changed %d times meanwhile", op, maxRelocks)
 }
 
-// contain turns a panic outside every write section into an error that matches
-// ErrPanic. Inside a section the lock has done so already.
+// contain turns a panic outside every write section into a *PanicError. Inside a
+// section the lock has done so already.
 func (s *Store) contain(op string, err *error) {
 	if r := recover(); r != nil {
 		s.counters.panics.Add(1)
-		s.log.Error("operation panicked", "op", op, "panic", r, "stack", string(debug.Stack()))
-		*err = fmt.Errorf("%w in %s: %v", ErrPanic, op, r)
+		died := &PanicError{Op: op, Value: r, Stack: debug.Stack()}
+		s.log.Error("operation panicked", "op", op, "panic", r, "stack", string(died.Stack))
+		*err = died
 	}
 }
 
@@ -227,6 +242,7 @@ func (c *change) run(fn func(*change) error) error {
 			return nil
 		}
 		c.addEvents()
+		c.addLabels()
 		return c.commit()
 	})
 }
@@ -385,6 +401,9 @@ func (c *change) finish(published bool) {
 		if len(c.drops) > 0 || c.orphans {
 			c.s.collector.wake()
 		}
+		if c.labels {
+			c.labelsWrong()
+		}
 		c.s.emit(c.events, c.locks.background)
 	}()
 	if c.counting {
@@ -421,16 +440,22 @@ func (c *change) view(ino Ino) (*inode, error) {
 	return &h.next, nil
 }
 
+// lookWritable is lookHeld for an inode that must be locked for writing.
+func (c *change) lookWritable(ino Ino) (*heldInode, error) {
+	h, err := c.lookHeld(ino)
+	if err == nil && h.readOnly {
+		return nil, &errRelock{ino}
+	}
+	return h, err
+}
+
 // edit is view for an inode that the caller is going to write to: it becomes
 // part of the batch, with its change counter and ctime advanced. ErrLocked: an
 // adapter's client has locked the file, and the change is not an adapter's.
 func (c *change) edit(ino Ino) (*inode, error) {
-	h, err := c.lookHeld(ino)
+	h, err := c.lookWritable(ino)
 	if err != nil {
 		return nil, err
-	}
-	if h.readOnly {
-		return nil, &errRelock{ino}
 	}
 	if !h.edited {
 		if !h.next.IsDir() {

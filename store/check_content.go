@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -15,7 +16,7 @@ func (k *checker) readInline() error {
 			return
 		}
 		ino := inoOfKey(key)
-		v := k.find(ino)
+		v := k.inodes.find(ino)
 		f := Finding{Ino: ino, key: key}
 		switch {
 		case v == nil:
@@ -64,7 +65,7 @@ func (k *checker) compareBlobs() error {
 		if err := k.ctx.Err(); err != nil {
 			return err
 		}
-		if v := k.find(ref.ino); v.kind == contentBlob {
+		if v := k.inodes.find(ref.ino); v.kind == contentBlob {
 			if err := k.checkBlob(ref.id, v); err != nil {
 				return err
 			}
@@ -77,12 +78,12 @@ func (k *checker) checkBlob(id blob.ID, v *checkedInode) error {
 	f := Finding{Ino: v.ino, blob: id}
 	file, err := k.blobs.Open(id, false)
 	if err != nil {
+		if v.is&isFresh != 0 || v.is&isOrphan != 0 {
+			return nil // the next start falls back to what the file had before, or nobody can want it
+		}
 		// The snapshot may be older than a removal.
 		if cur, cerr := readInode(k.engine, v.ino); cerr != nil || cur.content.blob != id || k.knownDamage(v.ino, id) {
 			return nil
-		}
-		if v.is&(isFresh|hasInline) == isFresh|hasInline {
-			return nil // the next start falls back to what the file had before
 		}
 		f.Code = "content.missing"
 		k.add(f, "inode %d: content %s: %v", v.ino, id, err)
@@ -108,9 +109,10 @@ func (k *checker) checkBlob(id blob.ID, v *checkedInode) error {
 // to be read, that they are right.
 func (k *checker) checkSums(id blob.ID, v *checkedInode, file blob.File) error {
 	const groupSize = groupSums * blockSize
+	verify := k.o.Content && !k.knownDamage(v.ino, id) && !k.writtenLate(id, file)
 	for g := range (v.size + groupSize - 1) / groupSize {
 		size := min(v.size-g*groupSize, groupSize)
-		sums, err := k.get(sumsKey(id, uint32(g)))
+		sums, err := readGroup(k.r, id, uint32(g))
 		if err != nil {
 			return err
 		}
@@ -118,11 +120,11 @@ func (k *checker) checkSums(id blob.ID, v *checkedInode, file blob.File) error {
 			k.add(Finding{Code: "content.sums", Ino: v.ino, blob: id}, "inode %d: content %s: checksums of group %d are missing", v.ino, id, g)
 			return nil
 		}
-		if !k.o.Content || k.knownDamage(v.ino, id) {
+		if !verify {
 			continue
 		}
 		if at := k.verifyGroup(file, g*groupSize, size, sums); at >= 0 {
-			k.add(Finding{Code: "content.damaged", Ino: v.ino, blob: id}, "inode %d: content %s: block %d fails its checksum", v.ino, id, at/blockSize)
+			k.add(Finding{Code: ContentDamaged, Ino: v.ino, blob: id}, "inode %d: content %s: block %d fails its checksum", v.ino, id, at/blockSize)
 			return nil
 		}
 		if err := k.ctx.Err(); err != nil {
@@ -132,8 +134,16 @@ func (k *checker) checkSums(id blob.ID, v *checkedInode, file blob.File) error {
 	return nil
 }
 
-// sumsLength returns how long the checksums of size bytes are.
-func sumsLength(size int64) int { return int((size + blockSize - 1) / blockSize * sumSize) }
+// writtenLate reports whether a blob is newer than its checksums: see Content.writtenLate.
+func (k *checker) writtenLate(id blob.ID, file blob.File) bool {
+	f, ok := file.(blob.Stater)
+	if !ok {
+		return false
+	}
+	t, ok := readSealTimes(k.r, id)
+	st, err := f.Stat()
+	return ok && err == nil && st.Mtime > t.mtime
+}
 
 // verifyGroup returns the offset of the first block that is not what its checksum
 // says, or cannot be read, or -1.
@@ -144,8 +154,7 @@ func (k *checker) verifyGroup(file blob.File, from, size int64, sums []byte) int
 		if n, _ := file.ReadAt(p, from+off); n < len(p) {
 			return from + off
 		}
-		m := summer{cur: crc32.Checksum(p, castagnoli), n: len(p)}
-		if !bytes.Equal(m.done(), sums[off/blockSize*sumSize:][:sumSize]) {
+		if want, _ := sumIn(sums, off/blockSize); crc32.Checksum(p, castagnoli) != want {
 			return from + off
 		}
 		if k.ctx.Err() != nil {
@@ -169,12 +178,11 @@ func (k *checker) readRefs() error {
 		k.add(Finding{Code: "refs.count", blob: id}, "content %s has no reference count and %d references", id, n)
 	}
 	err := k.scan(keyBlobRefs, func(key, value []byte) {
-		var id blob.ID
-		if len(key) != 1+len(id) {
+		if len(key) != len(blobKey(keyBlobRefs, blob.ID{})) {
 			k.add(Finding{Code: "record.key", key: key}, "a reference count has a key of %d bytes", len(key))
 			return
 		}
-		copy(id[:], key[1:])
+		id := blobOfKey(key)
 		for len(rest) > 0 && bytes.Compare(rest[0].id[:], id[:]) < 0 {
 			missing(next())
 		}
@@ -209,16 +217,19 @@ func (k *checker) hasBlob(id blob.ID) bool {
 	return err == nil
 }
 
-// readSums finds checksums of content that nothing is known of.
+// readSums finds checksums of content that nothing is known of, and digests that cannot
+// be read. (What is missing of the sums themselves checkSums has found.)
 func (k *checker) readSums() error {
 	var last blob.ID
-	return k.scan(keySums, func(key, _ []byte) {
-		var id blob.ID
-		if len(key) != 1+len(id)+4 {
+	return k.scan(keySums, func(key, value []byte) {
+		if len(key) != len(sumsKey(last, 0)) {
 			k.add(Finding{Code: "record.key", key: key}, "a record of checksums has a key of %d bytes", len(key))
 			return
 		}
-		copy(id[:], key[1:])
+		id, group := blobOfKey(key), binary.BigEndian.Uint32(key[len(key)-4:])
+		if err := decodeGroup(group, value); err != nil && group >= otherGroups {
+			k.add(Finding{Code: "digests.record", blob: id, key: key}, "content %s: %v", id, err)
+		}
 		if id == last {
 			return
 		}

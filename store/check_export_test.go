@@ -60,6 +60,11 @@ func Breakages() []Breakage {
 		{"xattr.record", set(func(f BrokenFiles) []byte { return xattrKey(f.Xattr, "a\x00b") }, nil)},
 		{"davlock.record", put(lockKey("urn:uuid:x"), []byte{1})},
 		{"history.record", put(seqKey(keyHistory, 1), []byte("{"))},
+		{"digests.record", func(tx meta.Txn, f BrokenFiles) error {
+			v, err := readInode(tx, f.Blob)
+			tx.Put(sumsKey(v.content.blob, groupDigests), []byte{digestRecordVersion, byte(SHA256)})
+			return err
+		}},
 		{"damage.record", set(func(f BrokenFiles) []byte { return inoKey(keyDamage, f.Blob) }, []byte("{"))},
 		{"fact.format", del(func(BrokenFiles) []byte { return factFormat })},
 		{"fact.generation", put(factGen, []byte{1})},
@@ -134,6 +139,32 @@ func Breakages() []Breakage {
 		{"usage", func(tx meta.Txn, _ BrokenFiles) error { tx.Add(usageFiles, 1); return nil }},
 		{"sums.stray", put(sumsKey([16]byte{1}, 0), []byte("1234"))},
 	}
+}
+
+// Devastate makes every link count and every reference count wrong, takes all links from
+// every file, and removes the inodes of all directories but the root.
+func Devastate(engine meta.Engine) error {
+	return engine.Update(func(tx meta.Txn) error {
+		err := tx.Scan(nil, nil, func(key, value []byte) bool {
+			var v inode
+			switch {
+			case key[0] == keyBlobRefs:
+				tx.Put(key, meta.EncodeCounter(7))
+			case key[0] == keyLink:
+				tx.Delete(key)
+			case key[0] != keyInode:
+			case v.decode(inoOfKey(key), value) != nil:
+			case v.IsDir() && v.Ino != RootIno:
+				tx.Delete(key)
+			default:
+				v.name = string(nameOfRecord(value))
+				v.Nlink = 9
+				tx.Put(key, appendInode(nil, &v))
+			}
+			return true
+		})
+		return err
+	})
 }
 
 // FixedCodes returns the codes that a repair can mend.

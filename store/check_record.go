@@ -46,17 +46,10 @@ func (k *checker) readInodes() error {
 				c.is |= f.flag
 			}
 		}
-		k.inodes = append(k.inodes, c)
+		k.inodes.add(c)
 		k.maxVer = max(k.maxVer, v.Version)
 		k.checkType(&v)
-		if v.IsDir() {
-			k.used.dirs++
-		} else {
-			k.used.files++
-		}
-		if v.IsRegular() {
-			k.used.bytes += v.Size
-		}
+		k.used.add(&v)
 		if v.content.kind == contentBlob {
 			k.refs = append(k.refs, checkedRef{v.content.blob, ino})
 		}
@@ -120,8 +113,8 @@ func (k *checker) compareFact(code string, key, b []byte) {
 	switch code {
 	case "fact.next-ino":
 		n = max(n, uint64(RootIno)+1)
-		if last := len(k.inodes) - 1; last >= 0 && uint64(k.inodes[last].ino) >= n {
-			k.add(Finding{Code: code, key: key}, "the next inode is %d, there is an inode %d", n, k.inodes[last].ino)
+		if last := uint64(k.inodes.last()); last >= n {
+			k.add(Finding{Code: code, key: key}, "the next inode is %d, there is an inode %d", n, last)
 		}
 	case "fact.run":
 		if run := max(n, 1); k.maxVer/versionGap >= run {

@@ -11,9 +11,9 @@ func (k *checker) readDirents() error {
 			k.add(Finding{Code: "dirent.record", key: key}, "entry %q of directory %d: %v", name, parent, err)
 			return
 		}
-		dir := k.find(parent)
+		dir := k.inodes.find(parent)
 		k.checkEntryOf(dir, parent, key)
-		v := k.find(d.ino)
+		v := k.inodes.find(d.ino)
 		if v == nil {
 			k.add(Finding{Code: "dirent.target", key: key}, "entry %q of directory %d names inode %d, which does not exist", name, parent, d.ino)
 			return
@@ -57,7 +57,7 @@ func (k *checker) readLinks() error {
 		}
 		ino := inoOfKey(key)
 		parent, name := linkOfKey(key)
-		v := k.find(ino)
+		v := k.inodes.find(ino)
 		if v == nil {
 			k.add(Finding{Code: "link.stray", key: key}, "link record of inode %d, which does not exist", ino)
 			return
@@ -79,14 +79,13 @@ func (k *checker) readLinks() error {
 
 // compare checks every inode against what was counted.
 func (k *checker) compare() error {
-	if k.find(RootIno) == nil {
+	if k.inodes.find(RootIno) == nil {
 		k.add(Finding{Code: "inode.root", Ino: RootIno}, "the root directory is missing")
 	}
-	for i := range k.inodes {
+	for v := range k.inodes.all() {
 		if err := k.step(); err != nil {
 			return err
 		}
-		v := &k.inodes[i]
 		if err := k.compareNames(v); err != nil {
 			return err
 		}
@@ -144,7 +143,7 @@ func (k *checker) compareHome(v *checkedInode, bad func(code, format string, arg
 	if err != nil {
 		return err
 	}
-	if dir := k.find(n.parent); dir != nil && (dir.isDir() || dir.is&hasEntries != 0) && CheckName(n.name) == nil {
+	if dir := k.inodes.find(n.parent); dir != nil && (dir.isDir() || dir.is&hasEntries != 0) && CheckName(n.name) == nil {
 		b, err := k.get(direntKey(n.parent, n.name))
 		if err != nil {
 			return err
@@ -173,7 +172,7 @@ func (k *checker) checkRooted(v *checkedInode) {
 		}
 		v.is |= isVisited
 		way = append(way, v)
-		v = k.find(v.parent)
+		v = k.inodes.find(v.parent)
 	}
 	for _, w := range way {
 		w.is |= isRooted
@@ -188,7 +187,7 @@ func (k *checker) readInodeParts() error {
 			return
 		}
 		ino := inoOfKey(key)
-		v := k.find(ino)
+		v := k.inodes.find(ino)
 		switch {
 		case v == nil:
 			k.add(Finding{Code: "xattr.stray", key: key}, "extended attribute %q of inode %d, which does not exist", key[9:], ino)
@@ -205,7 +204,7 @@ func (k *checker) readInodeParts() error {
 		if !k.hasInoKey(key, true) {
 			return
 		}
-		v := k.find(inoOfKey(key))
+		v := k.inodes.find(inoOfKey(key))
 		if v == nil || v.kind != contentBlob || v.is&isSealed != 0 {
 			k.add(Finding{Code: "unsealed.stray", Ino: inoOfKey(key), key: key}, "inode %d is marked as unsealed and is not", inoOfKey(key))
 			return
@@ -218,7 +217,7 @@ func (k *checker) readInodeParts() error {
 		if !k.hasInoKey(key, true) {
 			return
 		}
-		v := k.find(inoOfKey(key))
+		v := k.inodes.find(inoOfKey(key))
 		if v == nil {
 			k.add(Finding{Code: "orphan.stray", key: key}, "orphan record of inode %d, which does not exist", inoOfKey(key))
 			return

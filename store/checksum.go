@@ -1,11 +1,15 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
+	"io"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 
@@ -20,6 +24,17 @@ const (
 	groupSums  = 4096 // blocks of a group: 256 MiB
 	sumSize    = 4
 	streamSize = 4 * blockSize // what is read, verified and sent at a time
+)
+
+// Groups from otherGroups on have records of something else than sums. No blob has as
+// many groups.
+const (
+	otherGroups = 0xffff0000
+	// groupDigests has the digests of the whole blob. It is removed when the blob is
+	// unsealed, which its sums outlive, and is copied with them.
+	groupDigests = math.MaxUint32 - 1
+	// groupTimes has the times that the blob had when it was sealed.
+	groupTimes = math.MaxUint32
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -78,24 +93,96 @@ func groupsOf(sums []byte) iter.Seq2[uint32, []byte] {
 	}
 }
 
-// sum returns the checksum of a block.
-func (b *openBlob) sum(r meta.Reader, block int64) (uint32, error) {
-	group, at := uint32(block/groupSums), int(block%groupSums)*sumSize
+// groupOf returns the number of the group that has the sum of a block.
+func groupOf(block int64) uint32 { return uint32(block / groupSums) }
+
+// readGroup returns the record of a group; nil if there is none.
+func readGroup(r meta.Reader, id blob.ID, group uint32) ([]byte, error) {
+	record, err := r.Get(sumsKey(id, group))
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("checksums of content %s: %w", id, err)
+	}
+	return record, nil
+}
+
+// sumIn returns the sum of a block from the record of its group; false if that does
+// not have it.
+func sumIn(group []byte, block int64) (sum uint32, ok bool) {
+	at := int(block%groupSums) * sumSize
+	if at+sumSize > len(group) {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint32(group[at:]), true
+}
+
+// sumsLength returns how long the sums of size bytes are.
+func sumsLength(size int64) int { return int((size + blockSize - 1) / blockSize * sumSize) }
+
+// readPieces calls fn with the first size bytes of f, in order and in pieces; buffer
+// returns where to read the next one into. io.ErrUnexpectedEOF: there are fewer bytes.
+func readPieces(f io.ReaderAt, size int64, buffer func() []byte, fn func(p []byte) error) error {
+	for off := int64(0); off < size; {
+		buf := buffer()
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
+		if n == 0 {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if err := fn(buf[:n]); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return nil
+}
+
+// sumBlob reads the first size bytes of a blob and returns the sums of its blocks. All
+// of them are written to digest, too, unless it is nil.
+func sumBlob(ctx context.Context, f io.ReaderAt, size int64, digest hash.Hash) ([]byte, error) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	var m summer
+	err := readPieces(f, size, func() []byte { return *buf }, func(p []byte) error {
+		m.write(p)
+		if digest != nil {
+			digest.Write(p) // never fails, see hash.Hash
+		}
+		return ctx.Err()
+	})
+	return m.done(), err
+}
+
+// group returns the record of a group; nil if there is none.
+func (b *openBlob) group(r meta.Reader, group uint32) ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	sums, ok := b.sums[group]
-	if !ok {
-		v, err := r.Get(sumsKey(b.id, group))
-		if err != nil && !errors.Is(err, meta.ErrNotFound) {
-			return 0, fmt.Errorf("checksums of content %s: %w", b.id, err)
-		}
-		sums = v
-		b.sums[group] = sums
+	record, ok := b.sums[group]
+	if ok {
+		return record, nil
 	}
-	if at+sumSize > len(sums) {
+	record, err := readGroup(r, b.id, group)
+	if err == nil {
+		b.sums[group] = record
+	}
+	return record, err
+}
+
+// sum returns the checksum of a block.
+func (b *openBlob) sum(r meta.Reader, block int64) (uint32, error) {
+	group, err := b.group(r, groupOf(block))
+	if err != nil {
+		return 0, err
+	}
+	sum, ok := sumIn(group, block)
+	if !ok {
 		return 0, fmt.Errorf("%w: content %s has no checksum for block %d", ErrDamaged, b.id, block)
 	}
-	return binary.LittleEndian.Uint32(sums[at:]), nil
+	return sum, nil
 }
 
 // verify checks whole blocks, the first being the number first, against their

@@ -96,7 +96,7 @@ func (k *contentClone) copyBlob(ctx context.Context, ino Ino) error {
 	if t, ok := k.s.sealTimes(v.content.blob); ok && t.native {
 		// Any write before the copy was complete has moved the time on.
 		if st, ok := k.s.statBlob(v.content.blob); !ok || st.Mtime != t.mtime {
-			return k.sumAgain(c)
+			return k.sumAgain(ctx, c)
 		}
 	}
 	c.sums, err = k.s.sumsAs(v.content.blob, c.id)
@@ -105,7 +105,7 @@ func (k *contentClone) copyBlob(ctx context.Context, ino Ino) error {
 
 // sumAgain gives the copy of a blob that was written past the store checksums of
 // its own.
-func (k *contentClone) sumAgain(c *blobCopy) error {
+func (k *contentClone) sumAgain(ctx context.Context, c *blobCopy) error {
 	f, err := k.s.blobs.Open(c.id, false)
 	if err != nil {
 		return fmt.Errorf("read the copy of content: %w", err)
@@ -115,18 +115,11 @@ func (k *contentClone) sumAgain(c *blobCopy) error {
 	if err != nil {
 		return fmt.Errorf("read the copy of content: %w", err)
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	var m summer
-	for off := int64(0); off < size; {
-		n, err := f.ReadAt((*buf)[:min(int64(len(*buf)), size-off)], off)
-		if n == 0 && err != nil {
-			return fmt.Errorf("read the copy of content: %w", err)
-		}
-		m.write((*buf)[:n])
-		off += int64(n)
+	sums, err := sumBlob(ctx, f, size, nil)
+	if err != nil {
+		return fmt.Errorf("read the copy of content: %w", err)
 	}
-	for group, part := range groupsOf(m.done()) {
+	for group, part := range groupsOf(sums) {
 		c.sums = append(c.sums, [2][]byte{sumsKey(c.id, group), part})
 	}
 	return nil
@@ -227,6 +220,7 @@ func (k *contentClone) duplicateContent(c *change, v, dup *inode) error {
 		return &errUnready{ino: v.Ino, native: true}
 	}
 	b.used = true
+	c.relabel(dup.Ino)
 	dup.content.blob = b.id
 	c.refs = append(c.refs, b.id)
 	for _, r := range b.sums {

@@ -119,11 +119,13 @@ func (k *collector) run(ctx context.Context) {
 }
 
 // Quiesce returns once everything that was to be collected when it was called
-// is collected, and what is not being written has its checksums, or ctx ends. Tests and administrators use it; nothing depends on it.
+// is collected, and what is not being written has its checksums and its labels, or ctx
+// ends. Tests and administrators use it; nothing depends on it.
 func (s *Store) Quiesce(ctx context.Context) error {
 	if err := s.sealer.sealAll(ctx); err != nil {
 		return err
 	}
+	_, _ = s.labeler.renew(ctx, false) // the labeler itself says what has failed
 	done := make(chan struct{})
 	select {
 	case s.collector.idle <- done:

@@ -128,7 +128,7 @@ func (c *Content) ReadAt(p []byte, off int64) (n int, err error) {
 // readBlob fills p from off on, which is inside the content. What needs no
 // verifying, or is whole blocks, goes straight into p.
 func (c *Content) readBlob(p []byte, off int64) (n int, err error) {
-	if !c.verified() {
+	if !c.verified() && !c.comparable() {
 		return c.readVerified(p, off)
 	}
 	var buf *[]byte
@@ -233,7 +233,7 @@ func (c *Content) readBlocks(p []byte, start int64) (good int, err error) {
 	if errors.Is(err, ErrDamaged) {
 		good, err = c.readVerified(p, start)
 	}
-	if errors.Is(err, ErrDamaged) && c.writtenLate() {
+	if errors.Is(err, ErrDamaged) && c.verified() && c.writtenLate() {
 		good, err = c.readVerified(p, start)
 	}
 	if errors.Is(err, ErrDamaged) {
@@ -254,7 +254,7 @@ func (c *Content) readVerified(p []byte, start int64) (good int, err error) {
 		return 0, fmt.Errorf("read content %s: %w", c.blob.id, err)
 	}
 	if !c.verified() {
-		return c.cut(n, len(p))
+		return c.unsealedBytes(p, n, start)
 	}
 	whole := n
 	if n < len(p) {
@@ -265,7 +265,7 @@ func (c *Content) readVerified(p []byte, start int64) (good int, err error) {
 	}
 	good, verr := c.blob.verify(c.s.engine, start/blockSize, p[:whole])
 	if !c.verified() {
-		return c.cut(n, len(p)) // changed in place while it was read
+		return c.unsealedBytes(p, n, start) // changed in place while it was read
 	}
 	return good, errors.Join(verr, err)
 }

@@ -59,7 +59,7 @@ func TestCountersTellResetsApart(t *testing.T) {
 	if got := s.Counters().Resets; !maps.Equal(got, want) {
 		t.Errorf("Counters().Resets = %v, want %v", got, want)
 	}
-	h, err := s.History(2) // the poisoning is written down by somebody else, perhaps later
+	h, err := s.History(0, 2) // the poisoning is written down by somebody else, perhaps later
 	if err != nil || !slices.ContainsFunc(h, func(e store.HistoryEntry) bool { return e.Kind == "reset" && e.Source == store.ResetByAuto }) {
 		t.Errorf("newest events %+v, %v, want a reset by auto", h, err)
 	}

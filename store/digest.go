@@ -5,10 +5,8 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
-	"errors"
 	"fmt"
 	"hash"
-	"math"
 
 	"engramfs/store/blob"
 	"engramfs/store/meta"
@@ -92,11 +90,6 @@ func digestsOf(data []byte, set hashSet) (d Digests) {
 	return d
 }
 
-// groupDigests is the number of the group whose record has the digests of the
-// whole blob instead of sums of blocks. Being one of the groups it goes with
-// them when the blob is unsealed, and is copied with them.
-const groupDigests = math.MaxUint32 - 1
-
 const digestRecordVersion = 1
 
 // appendDigests appends the record of d to b: the version, then for each digest
@@ -148,19 +141,9 @@ func (c *change) putDigests(id blob.ID, d *Digests) {
 // digests returns the digests of the blob; none if it was stored before there
 // were any. The error matches ErrDamaged if its record makes no sense.
 func (b *openBlob) digests(r meta.Reader) (Digests, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	record, ok := b.sums[groupDigests]
-	if !ok {
-		v, err := r.Get(sumsKey(b.id, groupDigests))
-		if err != nil && !errors.Is(err, meta.ErrNotFound) {
-			return Digests{}, fmt.Errorf("digests of content %s: %w", b.id, err)
-		}
-		record = v
-		b.sums[groupDigests] = record
-	}
-	if record == nil {
-		return Digests{}, nil
+	record, err := b.group(r, groupDigests)
+	if err != nil || record == nil {
+		return Digests{}, err
 	}
 	d, err := decodeDigests(record)
 	if err != nil {

@@ -58,7 +58,7 @@
 //
 //	Store.renameMu -> inode (ascending ino) -> alloc -> usage -> dav-locks -> file-locks
 //	inode -> Store.usageMu -> usage
-//	body.prepare -> inode -> body.mu, nodeShard.mu, blobCache.mu -> openBlob.mu
+//	labeler.round -> body.prepare -> inode -> body.mu, nodeShard.mu, blobCache.mu -> openBlob.mu
 //	inode -> sealer.mu, damages.save -> damages.mu
 //
 // A -> B: B may be taken while holding A, never the reverse.
@@ -78,6 +78,7 @@
 //	body.prepare   nothing, it orders steps  -                 cannot be
 //	body.mu        a file open for writing   blob, engine      plain mutex, fstat(2) at most inside
 //	sealer.mu      what waits for checksums  engine            plain mutex, no foreign code inside
+//	labeler.round  nothing, it orders rounds engine            cannot be
 //	damages.mu     damage met so far         the blobs         plain mutex, no foreign code inside
 //	damages.save   nothing, it orders steps  engine            cannot be
 //	scrubber.mu    how far a scrub is        engine            plain mutex, an engine batch at most inside
@@ -127,8 +128,19 @@
 // more, durably, before a byte changes. Some seconds after its last writer has closed it
 // is sealed: synced, read, and given checksums. The old ones are kept until then: what
 // was only written through the store is known by blocks, and all others are held
-// against them, so that damage does not become content. For the same reason damaged
-// content can only be replaced as a whole.
+// against them when they are read, and when the file is sealed, so that damage does not
+// become content. For the same reason damaged content can only be replaced as a whole.
+//
+// What is known of the blocks is in the record of an unsealed file, with the size and
+// the mtime of the blob, about a second after each write and at the end of a run; the
+// next run believes it as long as the blob still has both. After a power cut it believes
+// it only if the last run ended in order: bytes may be on the disk that a lost write has
+// left, without its time. A file that a kernel may write to counts as unwritten until its
+// blob has another size or mtime, and from then on, or if the backend cannot rely on its
+// times, as written as a whole. So what is not
+// found is: damage in a file that was being written in the second before the process was
+// killed, or at a power cut; in one that a kernel has written to; and in new files, which
+// never had checksums. Each until it is sealed, at which its bytes become the content.
 //
 // Inline content that outgrows the engine becomes a blob without waiting for the
 // disk. The blob is fresh until the first fsync(2) or the seal, and until then the
@@ -146,13 +158,33 @@
 // stays the inode's content, whatever happens to it; while one may write, size and
 // times are read from the file, and Attr.Native says that Version does not count.
 // Such a file can be written after it was closed, through a mapping. Content that
-// fails its checksums is therefore damaged only if the blob is as old as when it
-// was sealed; if it is newer it is served as it is, gets a new version, and is
-// sealed again. A copy does not share a blob that is open natively, or that was
+// fails its checksums is therefore damaged unless a kernel was once given the blob, and
+// mtime and ctime are others than when it was sealed; then it is served as it is, gets a
+// new version, and is sealed again. Other blobs cannot be written late, whatever their
+// times say. An mtime that was set back to what it was makes a late write damage. A copy does not share a blob that is open natively, or that was
 // written natively and is still open for writing, or mapped so, as a lease tells
 // (fcntl(2), F_SETLEASE). One thing stays unseen: a store, between the last close and
 // the seal, into a page that was mapped and dirty already, if the mapping is gone
 // before the seal. It is part of the content, but the version stays what it was.
+//
+// # Labels
+//
+// A blob says itself what it is the content of: the file's number, path, mode, owner,
+// size and mtime, and a sum of its checksums are its label, an extended attribute or a
+// file beside it. Salvage restores files from labels alone. An upload writes the label
+// before the blob is synced. Everything later that makes a label wrong leaves a
+// note in its batch, and the labeler renews the label in the background: some 5 seconds
+// later, and as fast as half of the disk's time allows; moving a directory
+// makes it go through all content below. The note is removed once the new labels are
+// durable, so that a crash at any point loses none. Until then a salvage without any
+// metadata finds a file where it was before.
+//
+// A label has one path: of several names of a file that of its home, and of files that
+// share a blob that of the one that had it first. If that one goes, the label is another
+// one's with the next scrub, which compares all labels. While a blob is being written its
+// label is that of its last seal. Not in any label are: extended attributes, other times, symbolic links,
+// empty directories, the modes and owners of directories, and files small enough to be in
+// the engine. For these there is the second copy of the metadata.
 //
 // # Collecting
 //

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"syscall"
 
@@ -74,6 +75,19 @@ var (
 	// ErrFault is the error that a drill with cause "error" injects.
 	ErrFault = errors.New("store: injected fault")
 )
+
+// PanicError is a panic, or the exit of a goroutine, outside every write section,
+// as an error. It matches ErrPanic. Its text never holds the stack.
+type PanicError struct {
+	Op    string
+	Value any    // of the panic; nil: the goroutine exited (runtime.Goexit)
+	Stack []byte // not for clients
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("%v in %s: %v", ErrPanic, e.Op, e.Value) }
+
+// Is reports whether target is ErrPanic.
+func (e *PanicError) Is(target error) bool { return target == ErrPanic }
 
 type parentNotExist struct{}
 

@@ -135,7 +135,11 @@ func (s *Store) flushContent(ctx context.Context, ino Ino) (err error) {
 	if n.writers.Load() == 0 {
 		return nil
 	}
-	return s.syncNode(ctx, n)
+	if err := s.syncNode(ctx, n); err != nil {
+		return err
+	}
+	s.keepTouched(ctx, n, false)
+	return nil
 }
 
 // syncContent makes what was written into the content of ino through any handle

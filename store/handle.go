@@ -182,16 +182,7 @@ func (s *Store) truncate(ctx context.Context, ino Ino, a SetAttr) (attr Attr, er
 	if err != nil {
 		return Attr{}, err
 	}
-	err = h.truncate(ctx, *a.Size, func(c *change) error {
-		if err := c.setAttr(ino, &a); err != nil {
-			return err
-		}
-		v, err := c.view(ino)
-		if err == nil {
-			attr = v.Attr
-		}
-		return err
-	})
+	err = h.truncate(ctx, *a.Size, func(c *change) error { return c.setAttrOf(ino, &a, &attr) })
 	return attr, errors.Join(err, h.Close())
 }
 

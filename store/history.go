@@ -1,10 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 // in the engine, so that a restart does not hide what happened.
 type HistoryEntry struct {
 	Seq  uint64 `json:"seq"`
-	Kind string `json:"kind"` // "poisoned", "reset", or "damaged" of a file, which has no lock and no generation
+	Kind string `json:"kind"` // "poisoned", "reset", SalvageEvent, or "damaged" of a file, which has no lock and no generation
 	Lock string `json:"lock"`
 	Gen  uint64 `json:"gen"`
 	Path string `json:"path,omitempty"`
@@ -36,14 +38,22 @@ const maxHistory = 10_000
 // history writes entries. It runs on the registry's own goroutine and on that
 // of a reset, and takes no lock of the store.
 type history struct {
-	s   *Store
-	seq atomic.Uint64
+	s        *Store
+	seq      atomic.Uint64
+	salvaged time.Time // of the newest SalvageEvent; immutable after newHistory
 }
+
+// salvageMark is part of every SalvageEvent, and of hardly anything else.
+var salvageMark = []byte(`"kind":"` + SalvageEvent + `"`)
 
 func newHistory(s *Store) (*history, error) {
 	h := &history{s: s}
-	err := s.engine.Scan([]byte{keyHistory}, []byte{keyHistory + 1}, func(key, _ []byte) bool {
+	err := s.engine.Scan([]byte{keyHistory}, []byte{keyHistory + 1}, func(key, value []byte) bool {
 		h.seq.Store(uint64(inoOfKey(key)))
+		var e HistoryEntry
+		if bytes.Contains(value, salvageMark) && json.Unmarshal(value, &e) == nil && e.Kind == SalvageEvent {
+			h.salvaged = e.At
+		}
 		return true
 	})
 	if err != nil {
@@ -115,15 +125,32 @@ func (s *Store) reserveGenerations() (uint64, error) {
 	}))
 }
 
-// History returns the last entries, newest first, at most limit of them.
-func (s *Store) History(limit int) ([]HistoryEntry, error) {
+// SalvagedAt returns when the store's metadata was last made anew by Salvage, as far
+// as the history goes back; zero: never.
+func (s *Store) SalvagedAt() time.Time { return s.history.salvaged }
+
+// History returns the last entries with a Seq below before (0: the last of all),
+// newest first, at most limit of them.
+func (s *Store) History(before uint64, limit int) ([]HistoryEntry, error) {
+	last, end := s.history.seq.Load(), []byte{keyHistory + 1}
+	if before > 0 && before <= last {
+		last, end = before-1, seqKey(keyHistory, before)
+	}
+	// An entry that could not be written is a gap, so that one look may not do.
+	for span := uint64(max(limit, 1)); ; span *= 2 {
+		from := last + 1 - min(last+1, span)
+		entries, err := s.historyBetween(seqKey(keyHistory, from), end)
+		if len(entries) >= limit || from == 0 || err != nil {
+			slices.Reverse(entries)
+			return entries[:min(len(entries), limit)], err
+		}
+	}
+}
+
+func (s *Store) historyBetween(from, end []byte) ([]HistoryEntry, error) {
 	var entries []HistoryEntry
 	var bad error
-	from := uint64(0)
-	if last := s.history.seq.Load(); last > uint64(limit) {
-		from = last - uint64(limit) + 1
-	}
-	err := s.engine.Scan(seqKey(keyHistory, from), []byte{keyHistory + 1}, func(_, value []byte) bool {
+	err := s.engine.Scan(from, end, func(_, value []byte) bool {
 		var e HistoryEntry
 		if err := json.Unmarshal(value, &e); err != nil {
 			bad = fmt.Errorf("%w: history: %w", ErrDamaged, err)
@@ -132,8 +159,5 @@ func (s *Store) History(limit int) ([]HistoryEntry, error) {
 		entries = append(entries, e)
 		return true
 	})
-	for i, j := 0, len(entries)-1; i < j; i, j = i+1, j-1 {
-		entries[i], entries[j] = entries[j], entries[i]
-	}
 	return entries, errors.Join(bad, err)
 }

@@ -13,7 +13,8 @@ import (
 //	H ino parent name  another name of a file that has several (its home is in the inode record)
 //	C ino              inline content of a file, also what it was before a blob that was never synced; or a symlink's target
 //	X ino name         extended attribute
-//	K ino              unsealed: a file whose blob is or was written in place and has no checksums; a byte says how
+//	K ino              unsealed: a file whose blob is or was written in place and has no checksums; see unsealedMark
+//	N ino seq          the label of a file's content, or those of all content below a directory, are to be renewed
 //	O ino              orphan: an inode without a name that the collector removes
 //	R blob             counter: inodes whose content the blob is
 //	S blob group       checksums of a group of blocks; of group ffffffff the blob's times when it was sealed, of fffffffe its digests
@@ -31,6 +32,7 @@ const (
 	keyInline   = 'C'
 	keyXattr    = 'X'
 	keyUnsealed = 'K'
+	keyLabel    = 'N'
 	keyOrphan   = 'O'
 	keyBlobRefs = 'R'
 	keySums     = 'S'
@@ -91,6 +93,9 @@ func xattrKey(ino Ino, name string) []byte {
 }
 
 func blobKey(kind byte, id blob.ID) []byte { return append([]byte{kind}, id[:]...) }
+
+// blobOfKey returns the blob that follows the kind byte. The key is long enough.
+func blobOfKey(key []byte) blob.ID { return blob.ID(key[1:]) }
 
 func sumsKey(id blob.ID, group uint32) []byte {
 	return binary.BigEndian.AppendUint32(blobKey(keySums, id), group)

@@ -14,8 +14,7 @@ import (
 
 // label is what a blob says of the file that it is the content of, for the day
 // when the metadata is lost. It is text, for people with no other tool than
-// getfattr(1). It is not kept up to date with every rename: it is what was true when
-// the content was last committed or sealed.
+// getfattr(1). See labeler for how it follows the file.
 type label struct {
 	ino      Ino // 0: unknown
 	mode     uint32
@@ -53,12 +52,10 @@ func decodeLabel(b []byte) (label, error) {
 	return l, nil
 }
 
-// labelOf returns the label of content with the attributes a at path.
-func labelOf(a *Attr, path string, sums []byte) label {
-	return label{
-		ino: a.Ino, mode: a.Mode, uid: a.UID, gid: a.GID, size: a.Size, mtime: a.Mtime,
-		sum: crc32.Checksum(sums, castagnoli), path: path,
-	}
+// labelOf returns the label of content with the attributes a at path. sum is of the
+// checksums of its blocks.
+func labelOf(a *Attr, path string, sum uint32) label {
+	return label{ino: a.Ino, mode: a.Mode, uid: a.UID, gid: a.GID, size: a.Size, mtime: a.Mtime, sum: sum, path: path}
 }
 
 // setLabel puts l on a blob if its backend can keep it. Nothing depends on it while
@@ -82,6 +79,7 @@ func (u *Upload) label(ctx context.Context, o *CommitOptions) {
 	if o.Mtime.IsZero() {
 		o.Mtime = u.s.now()
 	}
+	u.moves = u.s.dirMoves.Load()
 	dir, err := u.s.pathOf(u.parent)
 	if err != nil {
 		return // Commit says why
@@ -96,26 +94,17 @@ func (u *Upload) label(ctx context.Context, o *CommitOptions) {
 		}
 	}
 	a.Size, a.Mtime = u.size, o.Mtime.UnixNano()
-	u.s.setLabel(u.file, u.id, labelOf(&a, joinPath(dir, u.name), u.sums.done()))
+	u.labeled = labelOf(&a, joinPath(dir, u.name), crc32.Checksum(u.sums.done(), castagnoli))
+	u.s.setLabel(u.file, u.id, u.labeled)
+}
+
+// labelFits reports whether the label is that of v, which the content becomes that of.
+func (u *Upload) labelFits(v *inode) bool {
+	l := &u.labeled
+	return l.mode == v.Mode && l.uid == v.UID && l.gid == v.GID && l.mtime == v.Mtime && u.moves == u.s.dirMoves.Load()
 }
 
 // joinPath returns the path of name in the directory dir.
 func joinPath(dir, name string) string { return strings.TrimSuffix(dir, "/") + "/" + name }
-
-// labelSealed puts the label on content that was sealed just now. It is on the disk
-// when the kernel next writes the blob's inode, within about half a minute.
-func (s *Store) labelSealed(k *seal, sums []byte, before blob.Stat) {
-	path, err := s.pathOf(k.v.Ino)
-	if err != nil {
-		return // it has no name any more
-	}
-	s.setLabel(k.f, k.v.content.blob, labelOf(&k.v.Attr, path, sums))
-	// The label has changed the blob's ctime, which is not to be taken for a write.
-	if f, ok := k.f.(blob.Stater); ok {
-		if st, err := f.Stat(); err == nil && st.Mtime == before.Mtime && st.Size == before.Size {
-			k.n.share().saw(st)
-		}
-	}
-}
 
 func (l *label) modTime() time.Time { return time.Unix(0, l.mtime) }

@@ -8,6 +8,9 @@ import (
 	"engramfs/store/meta"
 )
 
+// lostFound is the name, in the root, of the directory for what has no place.
+const lostFound = "lost+found"
+
 func (r *repair) setDirentType(tx meta.Txn, f Finding) error {
 	v, err := readInode(tx, f.Ino)
 	if err != nil {
@@ -58,12 +61,10 @@ func (r *repair) restoreLink(tx meta.Txn, f Finding) error {
 
 // unnameRoot takes every name from the root.
 func (r *repair) unnameRoot(tx meta.Txn, _ Finding) error {
-	names, err := namesOf(tx, RootIno, MaxLinks)
-	for _, n := range names {
-		err = errors.Join(err, r.takeOut(tx, direntKey(n.parent, n.name)))
-	}
-	if err != nil {
-		return err
+	for _, n := range r.names[RootIno] {
+		if err := r.takeOut(tx, direntKey(n.parent, n.name)); err != nil {
+			return err
+		}
 	}
 	r.did("the root has no name")
 	return r.edit(tx, RootIno, func(v *inode) error {
@@ -75,15 +76,15 @@ func (r *repair) unnameRoot(tx meta.Txn, _ Finding) error {
 // rehome makes one of an inode's names its home and writes the link records of
 // the others anew. A directory keeps one name only.
 func (r *repair) rehome(tx meta.Txn, f Finding) error {
-	names, err := namesOf(tx, f.Ino, MaxLinks)
-	if err != nil || len(names) == 0 {
-		return err
+	names := slices.Clone(r.names[f.Ino])
+	if len(names) == 0 {
+		return nil
 	}
 	return r.edit(tx, f.Ino, func(v *inode) error {
 		at := max(0, slices.IndexFunc(names, func(n home) bool { return n.parent == v.parent && n.name == v.name }))
-		home := names[at]
+		kept := names[at]
 		names = slices.Delete(names, at, at+1)
-		v.parent, v.name = home.parent, home.name
+		v.parent, v.name = kept.parent, kept.name
 		links := inoKey(keyLink, v.Ino)
 		tx.DeleteRange(links, prefixEnd(links)) // derived from the entries
 		for _, n := range names {
@@ -95,7 +96,10 @@ func (r *repair) rehome(tx meta.Txn, f Finding) error {
 			}
 			tx.Put(linkKey(v.Ino, n.parent, n.name), nil)
 		}
-		r.did("the home of inode %d is entry %q of directory %d", v.Ino, home.name, home.parent)
+		if v.IsDir() {
+			r.names[v.Ino] = []home{kept}
+		}
+		r.did("the home of inode %d is entry %q of directory %d", v.Ino, kept.name, kept.parent)
 		return nil
 	})
 }
@@ -130,9 +134,14 @@ func (r *repair) attach(tx meta.Txn, v *inode, dir Ino, name string) error {
 	if name, err = freeName(tx, dir, name); err != nil {
 		return err
 	}
+	r.did("inode %d is now /%s/%s", v.Ino, lostFound, name)
+	return r.enter(tx, v, dir, name)
+}
+
+// enter makes name in a directory the only name of v.
+func (r *repair) enter(tx meta.Txn, v *inode, dir Ino, name string) error {
 	v.parent, v.name = dir, name
 	tx.Put(direntKey(dir, name), appendDirent(nil, dirent{ino: v.Ino, typ: v.Mode & ModeType}))
-	r.did("inode %d is now /%s/%s", v.Ino, lostFound, name)
 	return r.save(tx, v)
 }
 

@@ -29,6 +29,13 @@ func (s *Store) hasWriters(id blob.ID) bool {
 	return has || err != nil
 }
 
+// timesTell reports whether the time of the last write of a blob moves with every
+// write past the store.
+func (s *Store) timesTell() bool {
+	t, ok := s.blobs.(blob.WriteTimer)
+	return ok && t.TimesTell()
+}
+
 // statBlob returns what a blob is like; false if that cannot be had.
 func (s *Store) statBlob(id blob.ID) (blob.Stat, bool) {
 	f, err := s.blobs.Open(id, false)

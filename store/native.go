@@ -128,7 +128,9 @@ func (h *Handle) prepareNative(ctx context.Context, v *inode) error {
 		if v.content.blob != id || v.content.sealed {
 			return ErrNotNative
 		}
-		c.put(inoKey(keyUnsealed, h.n.ino), []byte{writtenNative})
+		m := b.markOpen(id)
+		m.native, m.known = true, m.known && h.s.timesTell()
+		c.put(inoKey(keyUnsealed, h.n.ino), m.append(nil))
 		return nil
 	})
 	if err != nil {
@@ -163,7 +165,7 @@ func (h *Handle) countNative(ctx context.Context) error {
 		counted = true
 		h.native.Store(true)
 		if h.write {
-			b.untrace() // from now on nobody knows what is written
+			b.lend(h.s.timesTell())
 			if st, ok := b.stat(); b.nativeWriters.Add(1) == 1 && ok {
 				b.saw(st)
 			}

@@ -520,7 +520,7 @@ func TestResetReportsAndHistory(t *testing.T) {
 	}
 	var hist []store.HistoryEntry
 	for range 100 { // the poisoning is recorded in the background
-		if hist, err = s.History(10); err != nil || len(hist) == 2 {
+		if hist, err = s.History(0, 10); err != nil || len(hist) == 2 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

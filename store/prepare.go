@@ -19,12 +19,9 @@ const (
 // tend is edit for upkeep that no user sees: counters, times, and the locks of
 // clients have no part in it.
 func (c *change) tend(ino Ino) (*inode, error) {
-	h, err := c.lookHeld(ino)
+	h, err := c.lookWritable(ino)
 	if err != nil {
 		return nil, err
-	}
-	if h.readOnly {
-		return nil, &errRelock{ino}
 	}
 	if !h.edited {
 		h.edited = true
@@ -62,7 +59,7 @@ func (h *Handle) prepare(ctx context.Context, whole bool) error {
 	case v.content.kind != contentBlob:
 		err = h.spill(ctx, b)
 	case !v.content.sealed:
-		err = h.resume(b, &v)
+		err = h.resume(ctx, b, &v)
 	default:
 		if !whole {
 			err = h.sound(ctx, &v)
@@ -78,13 +75,34 @@ func (h *Handle) prepare(ctx context.Context, whole bool) error {
 }
 
 // resume makes a blob without checksums ready to be written.
-func (h *Handle) resume(b *body, v *inode) error {
-	if !v.content.fresh && !b.isReady(v.content.blob) { // whoever unsealed it may have died before that was durable
+func (h *Handle) resume(ctx context.Context, b *body, v *inode) error {
+	if id := v.content.blob; !v.content.fresh && !b.isReady(id) {
+		if err := h.unfinish(ctx, b.recallLocked(h.s, h.n.ino, id), v); err != nil {
+			return err
+		}
+		// Also whoever unsealed it may have died before that was durable.
 		if err := h.s.engineError(h.s.engine.Sync()); err != nil {
 			return err
 		}
 	}
 	return h.reopen(b, v.content.blob, true)
+}
+
+// unfinish makes m, if it is the mark of a file that nobody was to write any more, one of
+// a file that is written.
+func (h *Handle) unfinish(ctx context.Context, m unsealedMark, v *inode) error {
+	if !m.final {
+		return nil
+	}
+	return h.s.changeLocked(ctx, "unfinish", lockSet{write: []Ino{h.n.ino}, background: true}, func(c *change) error {
+		cur, err := c.view(h.n.ino)
+		if err != nil || cur.content != v.content {
+			return err
+		}
+		m.final = false
+		c.put(inoKey(keyUnsealed, h.n.ino), m.append(nil))
+		return nil
+	})
 }
 
 // reopen opens the blob for writing unless it is open. With ready it may be
@@ -241,7 +259,8 @@ func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 		b.unsealing(id, alone)
 		h.s.open.unseal(id)
 		v.content.sealed, unsealed = false, true
-		c.put(inoKey(keyUnsealed, h.n.ino), []byte{writtenHere})
+		m := b.markOpen(id)
+		c.put(inoKey(keyUnsealed, h.n.ino), m.append(nil))
 		c.delete(sumsKey(id, groupDigests))
 		return nil
 	})

@@ -26,7 +26,10 @@ func (s *Store) read(ctx context.Context, op string, ino Ino, fn func(*inode) er
 	return s.readNode(ctx, op, n, fn)
 }
 
-func (s *Store) readNode(ctx context.Context, op string, n *node, fn func(*inode) error) error {
+func (s *Store) readNode(ctx context.Context, op string, n *node, fn func(*inode) error) (err error) {
+	if ended := s.follow(ctx, op, n.ino); ended != nil {
+		defer func() { ended(err) }()
+	}
 	var ferr error
 	ev, err := n.guard.Read(op, func(v *inode) {
 		if n.guard.Event() != nil {
@@ -335,4 +338,4 @@ func (s *Store) StatFS(ctx context.Context) (StatFS, error) {
 }
 
 // poisonedError returns the error that a poisoned lock answers with.
-func poisonedError(ev *poison.Event) error { return &poison.Error{Ev: ev} }
+func poisonedError(ev *poison.Event) error { return &poison.Error{Ev: ev, Refused: true} }

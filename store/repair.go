@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -31,7 +32,8 @@ type RepairReport struct {
 	Found []Finding `json:"found"`
 	// Done says what was changed, in order.
 	Done []RepairStep `json:"done"`
-	// Left is what is still wrong: it takes a person, or a backup.
+	// Left is what is still wrong: it takes a person, or a backup. After an error it is only
+	// the content that was made unproven.
 	Left []Finding `json:"left"`
 }
 
@@ -59,25 +61,37 @@ const maxRounds = 64
 // can be done without a guess: names, link counts, reference counts and usage are
 // derived again; what has lost its name goes to /lost+found, as ino-<number> or
 // blob-<id>; a file without its content is put on the list of damage, and stays.
+// Content that has lost checksums is read, and gets them again if its digest or its
+// label proves it. If nothing does, the next start gives it new ones: that is left as
+// a problem, once, because damage would not show any more.
 // Nothing is deleted: records that mean nothing stay in the engine under another key,
-// and are in the report. Content is not touched.
+// and are in the report. Content is not touched. The time that it takes grows with what
+// there is and what is wrong, not with the product of the two.
+//
+// A second copy of the metadata that is not written meanwhile is as it was before: the
+// value under RunKey is another one then, unless nothing was changed.
 //
 // It is safe to interrupt and to run again, and a second run changes nothing.
 // On an error the report says what was done until then. To see what a repair would
 // do, run it on a meta.Engine.Checkpoint.
 func Repair(ctx context.Context, engine meta.Engine, blobs blob.Backend, o RepairOptions) (RepairReport, error) {
-	r := &repair{engine: engine, blobs: blobs, o: o}
-	if r.o.Now == nil {
-		r.o.Now = time.Now
-	}
-	if r.o.Logger == nil {
-		r.o.Logger = slog.New(slog.DiscardHandler)
-	}
-	err := r.run(ctx)
+	r := newRepair(engine, blobs, o)
+	err := r.run(ctx, phaseRest)
 	if err != nil {
+		r.report.Left = r.unproven
 		err = fmt.Errorf("repair: %w", err)
 	}
 	return r.report, err
+}
+
+func newRepair(engine meta.Engine, blobs blob.Backend, o RepairOptions) *repair {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &repair{engine: engine, blobs: blobs, o: o}
 }
 
 // repair is one run of Repair.
@@ -87,14 +101,22 @@ type repair struct {
 	o      RepairOptions
 	report RepairReport
 
-	version uint64 // of this run, 0: nothing was changed yet
-	step    RepairStep
+	version  uint64 // of this run, 0: nothing was changed yet
+	step     RepairStep
+	unproven []Finding // content that was unsealed
+
+	// What is mended needs to know of these, as it was when the phase began.
+	ctx   context.Context // of the run
+	names map[Ino][]home
+	refs  map[blob.ID]int64
 }
 
-func (r *repair) run(ctx context.Context) error {
-	check := CheckOptions{Progress: r.o.Progress, all: true}
+// run mends what is wrong in the phases up to last.
+func (r *repair) run(ctx context.Context, last phase) error {
+	r.ctx = ctx
+	check := CheckOptions{Progress: r.o.Progress, repair: true, upTo: last}
 	for round := 0; ; round++ {
-		found, err := checkEngine(ctx, r.engine, r.blobs, check)
+		found, err := CheckEngine(ctx, r.engine, r.blobs, check)
 		if err != nil {
 			return err
 		}
@@ -103,7 +125,7 @@ func (r *repair) run(ctx context.Context) error {
 		}
 		now := firstPhase(found)
 		if len(now) == 0 || round == maxRounds {
-			r.report.Left = found
+			r.report.Left = append(found, r.unproven...)
 			return nil
 		}
 		if err := r.mend(ctx, now); err != nil {
@@ -115,10 +137,10 @@ func (r *repair) run(ctx context.Context) error {
 // firstPhase returns the findings to be mended now: what comes later may be a
 // consequence.
 func firstPhase(found []Finding) []Finding {
-	first := -1
+	first := phaseRest
 	for _, f := range found {
-		if fix, ok := fixes[f.Code]; ok && (first < 0 || fix.phase < first) {
-			first = fix.phase
+		if fix, ok := fixes[f.Code]; ok {
+			first = min(first, fix.phase)
 		}
 	}
 	now := slices.Clone(found)
@@ -129,7 +151,7 @@ func firstPhase(found []Finding) []Finding {
 
 // mend makes the changes for some findings, each of them atomic, and all durable.
 func (r *repair) mend(ctx context.Context, findings []Finding) error {
-	if err := r.begin(); err != nil {
+	if err := errors.Join(r.begin(), r.gather(findings)); err != nil {
 		return err
 	}
 	for _, f := range findings {
@@ -155,17 +177,7 @@ func (r *repair) begin() error {
 	if r.version != 0 {
 		return nil
 	}
-	run := uint64(1)
-	if b, err := r.engine.Get(factRun); err == nil && len(b) == 8 {
-		run = max(run, binary.BigEndian.Uint64(b))
-	}
-	err := r.engine.Scan([]byte{keyInode}, []byte{keyInode + 1}, func(key, value []byte) bool {
-		var v inode
-		if v.decode(inoOfKey(key), value) == nil {
-			run = max(run, v.Version/versionGap+1)
-		}
-		return true
-	})
+	run, err := nextRun(r.engine)
 	if err != nil {
 		return err
 	}
@@ -174,6 +186,28 @@ func (r *repair) begin() error {
 		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, run+1))
 		return nil
 	})
+}
+
+// nextRun returns the number of a run that no version there is was given in.
+func nextRun(r meta.Reader) (uint64, error) {
+	run := max(numberOf(r, factRun), 1)
+	err := r.Scan([]byte{keyInode}, []byte{keyInode + 1}, func(key, value []byte) bool {
+		var v inode
+		if v.decode(inoOfKey(key), value) == nil {
+			run = max(run, v.Version/versionGap+1)
+		}
+		return true
+	})
+	return run, err
+}
+
+// numberOf returns a number among the store's facts, 0 if there is none.
+func numberOf(r meta.Reader, fact []byte) uint64 {
+	b, err := r.Get(fact)
+	if err != nil || len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
 }
 
 // did says what the current step does.

@@ -13,17 +13,28 @@ import (
 // fix mends findings of one code. mend does nothing if the finding is mended
 // already: earlier ones of the phase may have done so.
 type fix struct {
-	phase int
+	phase phase
 	mend  func(r *repair, tx meta.Txn, f Finding) error
+	needs need
 }
 
-// Phases of a repair: what comes first is the ground for what comes later.
+// need is what mend looks up in what repair.gather has read.
+type need int
+
 const (
-	phaseRecords = iota // records that cannot be read
-	phaseInodes         // inodes that must be there
-	phaseNames          // entries
-	phaseHomes          // which entry is home
-	phaseTree           // everything leads to the root
+	needNames need = iota + 1 // the names of the inode
+	needRefs                  // how many inodes have the content
+)
+
+// phase orders a repair: what comes first is the ground for what comes later.
+type phase int
+
+const (
+	phaseRecords phase = iota // records that cannot be read
+	phaseInodes               // inodes that must be there
+	phaseNames                // entries
+	phaseHomes                // which entry is home
+	phaseTree                 // everything leads to the root
 	phaseContent
 	phaseCounts // derived from all that
 	phaseRest
@@ -33,63 +44,64 @@ var fixes map[string]fix
 
 func init() { // not a composite literal: the fixes call what reads this table
 	fixes = map[string]fix{
-		"record.key":     {phaseRecords, (*repair).setAside},
-		"inode.record":   {phaseRecords, (*repair).setAside},
-		"dirent.record":  {phaseRecords, (*repair).setAside},
-		"xattr.record":   {phaseRecords, (*repair).setAside},
-		"davlock.record": {phaseRecords, (*repair).setAside},
-		"history.record": {phaseRecords, (*repair).setAside},
-		"damage.record":  {phaseRecords, (*repair).setAside},
+		"record.key":     {phaseRecords, (*repair).setAside, 0},
+		"inode.record":   {phaseRecords, (*repair).setAside, 0},
+		"dirent.record":  {phaseRecords, (*repair).setAside, 0},
+		"xattr.record":   {phaseRecords, (*repair).setAside, 0},
+		"davlock.record": {phaseRecords, (*repair).setAside, 0},
+		"history.record": {phaseRecords, (*repair).setAside, 0},
+		"damage.record":  {phaseRecords, (*repair).setAside, 0},
+		"digests.record": {phaseRecords, (*repair).setAside, 0},
 
-		"fact.format":     {phaseRecords, (*repair).setFormat},
-		"fact.generation": {phaseRecords, (*repair).setGeneration},
-		"fact.next-ino":   {phaseRecords, (*repair).setNextIno},
-		"fact.poison":     {phaseRecords, (*repair).setPoison},
-		"fact.run":        {phaseRecords, (*repair).setRun},
+		"fact.format":     {phaseRecords, (*repair).setFormat, 0},
+		"fact.generation": {phaseRecords, (*repair).setGeneration, 0},
+		"fact.next-ino":   {phaseRecords, (*repair).setNextIno, 0},
+		"fact.poison":     {phaseRecords, (*repair).setPoison, 0},
+		"fact.run":        {phaseRecords, (*repair).setRun, 0},
 
-		"inode.type":       {phaseInodes, (*repair).setType},
-		"inode.root":       {phaseInodes, (*repair).makeDirectory},
-		"inode.entries":    {phaseInodes, (*repair).setType},
-		"dirent.directory": {phaseInodes, (*repair).makeDirectory},
-		"inline.stray":     {phaseInodes, (*repair).makeFile},
+		"inode.type":       {phaseInodes, (*repair).setType, 0},
+		"inode.root":       {phaseInodes, (*repair).makeDirectory, needNames},
+		"inode.entries":    {phaseInodes, (*repair).setType, 0},
+		"dirent.directory": {phaseInodes, (*repair).makeDirectory, needNames},
+		"inline.stray":     {phaseInodes, (*repair).makeFile, needNames},
 
-		"dirent.parent":   {phaseNames, (*repair).setAside},
-		"dirent.target":   {phaseNames, (*repair).setAside},
-		"dirent.name":     {phaseNames, (*repair).setAside},
-		"dirent.type":     {phaseNames, (*repair).setDirentType},
-		"dirent.lost":     {phaseNames, (*repair).restoreHome},
-		"link.lost":       {phaseNames, (*repair).restoreLink},
-		"link.stray":      {phaseNames, (*repair).setAside},
-		"inode.root-name": {phaseNames, (*repair).unnameRoot},
-		"orphan.named":    {phaseNames, (*repair).setAsideOrphan},
-		"orphan.stray":    {phaseNames, (*repair).setAside},
+		"dirent.parent":   {phaseNames, (*repair).setAside, 0},
+		"dirent.target":   {phaseNames, (*repair).setAside, 0},
+		"dirent.name":     {phaseNames, (*repair).setAside, 0},
+		"dirent.type":     {phaseNames, (*repair).setDirentType, 0},
+		"dirent.lost":     {phaseNames, (*repair).restoreHome, 0},
+		"link.lost":       {phaseNames, (*repair).restoreLink, 0},
+		"link.stray":      {phaseNames, (*repair).setAside, 0},
+		"inode.root-name": {phaseNames, (*repair).unnameRoot, needNames},
+		"orphan.named":    {phaseNames, (*repair).setAsideOrphan, 0},
+		"orphan.stray":    {phaseNames, (*repair).setAside, 0},
 
-		"inode.home":      {phaseHomes, (*repair).rehome},
-		"directory.names": {phaseHomes, (*repair).rehome},
+		"inode.home":      {phaseHomes, (*repair).rehome, needNames},
+		"directory.names": {phaseHomes, (*repair).rehome, needNames},
 
-		"inode.nameless": {phaseTree, (*repair).toLostFound},
-		"tree.cycle":     {phaseTree, (*repair).toLostFound},
+		"inode.nameless": {phaseTree, (*repair).toLostFound, 0},
+		"tree.cycle":     {phaseTree, (*repair).toLostFound, 0},
 
-		"inline.unreferred": {phaseContent, (*repair).referInline},
-		"inline.size":       {phaseContent, (*repair).referInline},
-		"inline.missing":    {phaseContent, (*repair).noteMissing},
-		"content.none":      {phaseContent, (*repair).noteMissing},
-		"content.missing":   {phaseContent, (*repair).noteMissing},
-		"content.lost":      {phaseContent, (*repair).adopt},
-		"content.flags":     {phaseContent, (*repair).clearFlags},
-		"content.size":      {phaseContent, (*repair).settleSize},
-		"content.sums":      {phaseContent, (*repair).unseal},
-		"content.unsealed":  {phaseContent, (*repair).unseal},
-		"unsealed.stray":    {phaseContent, (*repair).setAside},
-		"xattr.flag":        {phaseContent, (*repair).flagXattrs},
-		"xattr.stray":       {phaseContent, (*repair).setAside},
+		"inline.unreferred": {phaseContent, (*repair).referInline, 0},
+		"inline.size":       {phaseContent, (*repair).referInline, 0},
+		"inline.missing":    {phaseContent, (*repair).noteMissing, 0},
+		"content.none":      {phaseContent, (*repair).noteMissing, 0},
+		"content.missing":   {phaseContent, (*repair).noteMissing, 0},
+		"content.lost":      {phaseContent, (*repair).adopt, 0},
+		"content.flags":     {phaseContent, (*repair).clearFlags, 0},
+		"content.size":      {phaseContent, (*repair).settleSize, 0},
+		"content.sums":      {phaseContent, (*repair).resealOr, 0},
+		"content.unsealed":  {phaseContent, (*repair).resealOr, 0},
+		"unsealed.stray":    {phaseContent, (*repair).setAside, 0},
+		"xattr.flag":        {phaseContent, (*repair).flagXattrs, 0},
+		"xattr.stray":       {phaseContent, (*repair).setAside, 0},
 
-		"inode.links":  {phaseCounts, (*repair).countLinks},
-		"link.records": {phaseCounts, (*repair).rehome},
-		"refs.count":   {phaseCounts, (*repair).countRefs},
+		"inode.links":  {phaseCounts, (*repair).countLinks, needNames},
+		"link.records": {phaseCounts, (*repair).rehome, needNames},
+		"refs.count":   {phaseCounts, (*repair).countRefs, needRefs},
 
-		"usage":      {phaseRest, (*repair).countUsage},
-		"sums.stray": {phaseRest, (*repair).setAsideSums},
+		"usage":      {phaseRest, (*repair).countUsage, 0},
+		"sums.stray": {phaseRest, (*repair).setAsideSums, 0},
 	}
 }
 
@@ -158,27 +170,31 @@ func (r *repair) setGeneration(tx meta.Txn, _ Finding) error {
 // setNextIno puts the next number behind all that records mention, whatever else
 // becomes of them.
 func (r *repair) setNextIno(tx meta.Txn, _ Finding) error {
-	last := RootIno
-	if b, err := tx.Get(factNextIno); err == nil && len(b) == 8 {
-		last = max(last, Ino(binary.BigEndian.Uint64(b))-1)
+	last, err := lastIno(tx)
+	if err != nil {
+		return err
 	}
+	return r.putNumber(tx, factNextIno, uint64(last)+1)
+}
+
+// lastIno returns the highest number that any record mentions, or that was reserved.
+func lastIno(r meta.Reader) (Ino, error) {
+	last := max(RootIno+1, Ino(numberOf(r, factNextIno))) - 1
 	for _, kind := range []byte{keyInode, keyInline, keyXattr, keyUnsealed, keyLink, keyDamage} {
-		if err := tx.Scan([]byte{kind}, []byte{kind + 1}, func(key, _ []byte) bool {
+		if err := r.Scan([]byte{kind}, []byte{kind + 1}, func(key, _ []byte) bool {
 			last = max(last, inoOfKey(key))
 			return true
 		}); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	if err := tx.Scan([]byte{keyDirent}, []byte{keyDirent + 1}, func(_, value []byte) bool {
+	err := r.Scan([]byte{keyDirent}, []byte{keyDirent + 1}, func(_, value []byte) bool {
 		if d, err := decodeDirent(value); err == nil {
 			last = max(last, d.ino)
 		}
 		return true
-	}); err != nil {
-		return err
-	}
-	return r.putNumber(tx, factNextIno, uint64(last)+1)
+	})
+	return last, err
 }
 
 func (r *repair) setPoison(tx meta.Txn, _ Finding) error {
@@ -267,10 +283,7 @@ func (r *repair) newInode(ino Ino, mode uint32) inode {
 
 // makeDirectory makes the inode of a directory that has entries, or of the root.
 func (r *repair) makeDirectory(tx meta.Txn, f Finding) error {
-	ino := f.Ino
-	if ino == 0 {
-		ino = inoOfKey(f.key)
-	}
+	ino := f.about()
 	if _, err := readInode(tx, ino); !errors.Is(err, ErrStale) {
 		return err
 	}
@@ -280,9 +293,7 @@ func (r *repair) makeDirectory(tx meta.Txn, f Finding) error {
 	}
 	v := r.newInode(ino, mode)
 	v.Nlink = 2
-	if err := r.findHome(tx, &v, ModeDir); err != nil {
-		return err
-	}
+	r.findHome(&v)
 	tx.Put(inoKey(keyInode, ino), appendInode(nil, &v))
 	r.did("directory %d made anew", ino)
 	return nil
@@ -300,49 +311,10 @@ func (r *repair) makeFile(tx meta.Txn, f Finding) error {
 	}
 	v := r.newInode(ino, ModeRegular|0o600)
 	v.Size, v.content.kind = int64(len(b)), contentInline
-	if err := r.findHome(tx, &v, 0); err != nil {
-		return err
-	}
+	r.findHome(&v)
 	tx.Put(inoKey(keyInode, ino), appendInode(nil, &v))
 	r.did("file %d made anew for its content of %d bytes", ino, len(b))
 	return nil
-}
-
-// findHome looks for an entry that names v, of a type, or of any that can have
-// content, and makes it its home.
-func (r *repair) findHome(tx meta.Txn, v *inode, typ uint32) error {
-	if v.Ino == RootIno {
-		return nil
-	}
-	names, err := namesOf(tx, v.Ino, 1)
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	n := names[0]
-	v.parent, v.name = n.parent, n.name
-	if typ == 0 && n.typ == ModeSymlink {
-		v.Mode = ModeSymlink | 0o777
-	}
-	return nil
-}
-
-// home is an entry that names an inode.
-type home struct {
-	parent Ino
-	name   string
-	typ    uint32
-}
-
-// namesOf returns up to limit entries that name ino. It reads all entries there are:
-// only what is damaged needs it.
-func namesOf(r meta.Reader, ino Ino, limit int) (names []home, err error) {
-	err = r.Scan([]byte{keyDirent}, []byte{keyDirent + 1}, func(key, value []byte) bool {
-		if d, derr := decodeDirent(value); derr == nil && d.ino == ino && len(key) > 9 {
-			names = append(names, home{parent: inoOfKey(key), name: string(key[9:]), typ: d.typ})
-		}
-		return len(names) < limit
-	})
-	return names, err
 }
 
 // noteMissing puts an inode whose content is gone on the list of damage. It stays

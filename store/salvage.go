@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -38,8 +39,10 @@ type SalvageReport struct {
 	Restored []string `json:"restored,omitempty"`
 	// LostFound is what was put into /lost+found, as its path is now.
 	LostFound []string `json:"lost_found,omitempty"`
-	// Missing are files whose content is gone, and entries that named nothing.
+	// Missing are files whose content is gone, and records that nothing could be made of.
 	Missing []string `json:"missing,omitempty"`
+	// Unproven are files of which nothing says that their content is what it was.
+	Unproven []string `json:"unproven,omitempty"`
 	// Repaired are records that contradicted others.
 	Repaired int64 `json:"repaired"`
 }
@@ -50,21 +53,17 @@ const SalvageEvent = "salvaged"
 // Salvage makes a store of records that were restored from a copy, which may be
 // older than the content and may have gaps, and of content that carries a label. Nothing
 // that can be read is thrown away: an inode without a name, and content without a file,
-// go to /lost+found. Counters are counted anew; inode numbers and versions begin
-// beyond all that can have been given. It is durable when Salvage returns; Open then
-// opens it. The error is one of the engine or the backend.
+// go to /lost+found. The records are mended as by Repair. Counters are counted anew; inode
+// numbers and versions begin beyond all that can have been given. It is durable when
+// Salvage returns; Open then opens it. The error is one of the engine or the backend.
 func Salvage(ctx context.Context, o SalvageOptions) (*SalvageReport, error) {
-	s := &salvager{o: o, ctx: ctx, inodes: make(map[Ino]*salvaged)}
-	if s.o.Logger == nil {
-		s.o.Logger = slog.New(slog.DiscardHandler)
+	if o.Now == nil {
+		o.Now = time.Now
 	}
-	if s.o.Now == nil {
-		s.o.Now = time.Now
-	}
-	s.report = SalvageReport{At: s.o.Now(), Cause: o.Cause}
+	s := &salvager{o: o, ctx: ctx, repair: newRepair(o.Meta, o.Blobs, RepairOptions{Now: o.Now, Logger: o.Logger})}
+	s.report = SalvageReport{At: o.Now(), Cause: o.Cause}
 	for _, step := range []func() error{
-		s.facts, s.readInodes, s.root, s.readEntries, s.readLinks, s.readOrphans, s.attach, s.rewrite,
-		s.listBlobs, s.contents, s.strayBlobs, s.straySums, s.rewrite, s.count, s.finish,
+		s.facts, s.tree, s.listBlobs, s.writtenSince, s.strayBlobs, s.count, s.rest, s.finish,
 	} {
 		if err := step(); err != nil {
 			return &s.report, fmt.Errorf("salvage: %w", err)
@@ -77,41 +76,17 @@ func Salvage(ctx context.Context, o SalvageOptions) (*SalvageReport, error) {
 type salvager struct {
 	o      SalvageOptions
 	ctx    context.Context
+	repair *repair
 	report SalvageReport
 
-	gen     uint64
-	run     uint64
-	last    Ino    // the highest number seen
-	version uint64 // the highest version seen
-	inodes  map[Ino]*salvaged
-	extra   []salvagedName // names that the inode they name does not know of
-	blobs   map[blob.ID]*salvagedBlob
-	lost    Ino // the directory /lost+found; 0: not made
+	blobs map[blob.ID]*salvagedBlob
+	lost  Ino // the directory /lost+found; 0: not looked for
 }
 
-// salvaged is what is known of an inode.
-type salvaged struct {
-	mode, nlink uint32
-	size        int64
-	content     content
-	parent      Ino
-	name        string
-	home        bool   // the entry at parent and name names it
-	names       uint32 // entries that name it
-	children    uint32 // directories in it
-	orphan      bool
-	dirty       bool // the record is to be written anew
-}
-
-type salvagedName struct {
-	parent Ino
-	name   string
-	ino    Ino
-}
-
+// salvagedBlob is content that is there.
 type salvagedBlob struct {
 	info blob.Info
-	refs int64
+	refs int64 // inodes that have it
 }
 
 const salvageList = 10_000
@@ -122,188 +97,105 @@ func note(list *[]string, format string, args ...any) {
 	}
 }
 
-func (s *salvager) missing(format string, args ...any) { note(&s.report.Missing, format, args...) }
-
-func (s *salvager) update(fn func(meta.Txn)) error {
-	return s.o.Meta.Update(func(tx meta.Txn) error { fn(tx); return nil })
-}
-
-// records calls fn with every record of a kind, and makes the changes that it
-// returns afterwards, in batches.
-func (s *salvager) records(kind byte, fn func(key, value []byte) func(meta.Txn)) error {
-	var changes []func(meta.Txn)
-	err := s.o.Meta.Scan([]byte{kind}, []byte{kind + 1}, func(key, value []byte) bool {
-		if c := fn(key, value); c != nil {
-			changes = append(changes, c)
-		}
-		return s.ctx.Err() == nil
-	})
-	if err = errors.Join(err, s.ctx.Err()); err != nil || len(changes) == 0 {
-		return err
-	}
-	return s.update(func(tx meta.Txn) {
-		for _, c := range changes {
-			c(tx)
-		}
-	})
-}
-
-// drop returns a change that removes key.
-func (s *salvager) drop(key []byte) func(meta.Txn) {
-	key = append([]byte{}, key...)
-	s.report.Repaired++
-	return func(tx meta.Txn) { tx.Delete(key) }
-}
-
-// fact returns a number of the store, 0 if there is none.
-func (s *salvager) fact(key []byte) (uint64, error) {
-	b, err := s.o.Meta.Get(key)
-	if errors.Is(err, meta.ErrNotFound) || err == nil && len(b) != 8 {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return binary.BigEndian.Uint64(b), nil
-}
-
-// Gaps after a salvage: more than what can have been given since the copy was made.
+// Gaps of a salvage: more than what can have been given since the copy was made.
 const (
 	salvageInoGap    = 1 << 32
 	salvageRunGap    = 1 << 12
 	salvagePoisonGap = 1 << 32
 )
 
-// facts makes the records a store of this format.
+// facts makes the records a store of this format, in which no number is given again.
 func (s *salvager) facts() error {
 	b, err := s.o.Meta.Get(factFormat)
 	if err == nil && (len(b) != 1 || b[0] != formatVersion) {
 		return &meta.VersionError{Path: "the second copy", Found: fmt.Sprint(b), Supported: fmt.Sprint(formatVersion)}
 	}
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	if err = ignore(err, meta.ErrNotFound); err != nil {
 		return err
 	}
-	if s.gen, err = s.fact(factGen); err != nil {
+	last, err := lastIno(s.o.Meta)
+	if err != nil {
 		return err
 	}
-	if s.gen == 0 {
-		s.gen = uint64(s.o.Now().UnixNano())
-	}
-	if s.run, err = s.fact(factRun); err != nil {
+	run, err := nextRun(s.o.Meta)
+	if err != nil {
 		return err
 	}
-	next, err := s.fact(factNextIno)
-	s.last = Ino(next)
+	gen := cmp.Or(numberOf(s.o.Meta, factGen), uint64(s.o.Now().UnixNano()))
+	poison := numberOf(s.o.Meta, factPoison)
+	err = s.o.Meta.Update(func(tx meta.Txn) error {
+		for _, f := range []struct {
+			key []byte
+			n   uint64
+		}{
+			{factGen, gen}, {factNextIno, uint64(last) + salvageInoGap}, {factRun, run + salvageRunGap}, {factPoison, poison + salvagePoisonGap},
+		} {
+			tx.Put(f.key, binary.BigEndian.AppendUint64(nil, f.n))
+		}
+		tx.Put(factFormat, []byte{formatVersion})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.repair.begin()
+}
+
+// tree mends the records up to where every inode has its place.
+func (s *salvager) tree() error { return s.mend(phaseTree) }
+
+// rest mends all that has not become right meanwhile.
+func (s *salvager) rest() error {
+	if err := s.mend(phaseRest); err != nil {
+		return err
+	}
+	for _, f := range s.repair.unproven {
+		note(&s.report.Unproven, "%s", f)
+	}
+	u, err := loadUsage(s.o.Meta)
+	s.report.Files, s.report.Dirs, s.report.Bytes = u.files, u.dirs, u.bytes
 	return err
 }
 
-// readInodes reads every inode. A record that cannot be decoded is dropped.
-func (s *salvager) readInodes() error {
-	return s.records(keyInode, func(key, value []byte) func(meta.Txn) {
-		ino := inoOfKey(key)
-		s.last = max(s.last, ino)
-		v, err := decodeInode(ino, value)
-		if err != nil {
-			s.missing("%v", err)
-			return s.drop(key)
-		}
-		s.version = max(s.version, v.Version)
-		s.inodes[ino] = &salvaged{
-			mode: v.Mode, nlink: v.Nlink, size: v.Size, content: v.content, parent: v.parent, name: v.name,
-		}
-		return nil
-	})
-}
-
-// root makes the root directory if it is missing.
-func (s *salvager) root() error {
-	s.last = max(s.last, RootIno)
-	if r := s.inodes[RootIno]; r != nil && r.mode&ModeType == ModeDir {
-		r.parent, r.name = 0, ""
-		return nil
-	}
-	s.report.Repaired++
-	return s.make(&inode{Attr: Attr{Ino: RootIno, Mode: ModeDir | 0o755, Nlink: 2}})
-}
-
-// make writes a new inode and knows it from then on.
-func (s *salvager) make(v *inode) error {
-	now := s.o.Now().UnixNano()
-	v.Gen, v.Change, v.Version, v.Atime, v.Ctime, v.Btime = s.gen, 1, s.nextVersion(), now, now, now
-	if v.Mtime == 0 {
-		v.Mtime = now
-	}
-	s.inodes[v.Ino] = &salvaged{
-		mode: v.Mode, nlink: v.Nlink, size: v.Size, content: v.content, parent: v.parent, name: v.name, home: v.parent != 0,
-	}
-	if v.parent != 0 {
-		s.inodes[v.Ino].names = 1
-		if v.IsDir() {
-			dir := s.inodes[v.parent]
-			dir.children, dir.nlink, dir.dirty = dir.children+1, dir.nlink+1, true
+// mend repairs, and says so in the report.
+func (s *salvager) mend(last phase) error {
+	s.repair.report.Done = nil
+	err := s.repair.run(s.ctx, last)
+	for _, step := range s.repair.report.Done {
+		switch step.Code {
+		case "inode.nameless", "tree.cycle":
+			note(&s.report.LostFound, "%s", pathIn(s.o.Meta, step.Ino))
+		case "inode.record", "dirent.record", "dirent.target", "content.missing", "content.none", "inline.missing":
+			note(&s.report.Missing, "%s: %s (%s)", cmp.Or(step.Path, "?"), step.Action, step.Code)
+		default:
+			s.report.Repaired++
 		}
 	}
-	return s.update(func(tx meta.Txn) {
-		tx.Put(inoKey(keyInode, v.Ino), appendInode(nil, v))
-		if v.parent != 0 {
-			tx.Put(direntKey(v.parent, v.name), appendDirent(nil, dirent{ino: v.Ino, typ: v.Mode & ModeType}))
-		}
-	})
+	return err
 }
-
-func (s *salvager) nextIno() Ino {
-	s.last++
-	return s.last
-}
-
-// nextVersion returns a version that no file ever had.
-func (s *salvager) nextVersion() uint64 { return max((s.run+1)*versionGap, s.version+1) }
 
 // count counts references and usage anew.
 func (s *salvager) count() error {
 	refs := make(map[blob.ID]int64)
-	for _, v := range s.inodes {
-		if v.content.kind == contentBlob {
-			refs[v.content.blob]++
-		}
-		switch v.mode & ModeType {
-		case ModeDir:
-			s.report.Dirs++
-		case ModeRegular:
-			s.report.Bytes += v.size
-			fallthrough
-		default:
-			s.report.Files++
-		}
+	if err := eachContent(s.o.Meta, func(v *inode) { refs[v.content.blob]++ }); err != nil {
+		return err
 	}
-	err := s.records(keyBlobRefs, func(key, _ []byte) func(meta.Txn) {
-		var id blob.ID
-		copy(id[:], key[1:])
-		if refs[id] > 0 {
-			return nil
-		}
-		key = append([]byte{}, key...)
-		return func(tx meta.Txn) { tx.Delete(key) }
-	})
+	u, err := countUsage(s.o.Meta)
 	if err != nil {
 		return err
 	}
-	return s.update(func(tx meta.Txn) {
+	return s.o.Meta.Update(func(tx meta.Txn) error {
+		tx.DeleteRange([]byte{keyBlobRefs}, []byte{keyBlobRefs + 1})
 		for id, n := range refs {
 			tx.Put(blobKey(keyBlobRefs, id), meta.EncodeCounter(n))
 		}
-		tx.Put(usageFiles, meta.EncodeCounter(s.report.Files))
-		tx.Put(usageDirs, meta.EncodeCounter(s.report.Dirs))
-		tx.Put(usageBytes, meta.EncodeCounter(s.report.Bytes))
+		putUsage(tx, u)
+		return nil
 	})
 }
 
-// finish writes the facts and the event, durably.
+// finish leaves the event, and makes all durable.
 func (s *salvager) finish() error {
-	poison, err := s.fact(factPoison)
-	if err != nil {
-		return err
-	}
 	seq := uint64(0)
 	if err := s.o.Meta.Scan([]byte{keyHistory}, []byte{keyHistory + 1}, func(key, _ []byte) bool {
 		seq = uint64(inoOfKey(key))
@@ -315,16 +207,9 @@ func (s *salvager) finish() error {
 	if err != nil {
 		return err
 	}
-	run := max(s.run, s.version/versionGap) + salvageRunGap
-	err = s.update(func(tx meta.Txn) {
-		for _, f := range []struct {
-			key []byte
-			n   uint64
-		}{{factGen, s.gen}, {factNextIno, uint64(s.last) + salvageInoGap}, {factRun, run}, {factPoison, poison + salvagePoisonGap}} {
-			tx.Put(f.key, binary.BigEndian.AppendUint64(nil, f.n))
-		}
-		tx.Put(factFormat, []byte{formatVersion})
+	err = s.o.Meta.Update(func(tx meta.Txn) error {
 		tx.Put(seqKey(keyHistory, seq+1), event)
+		return nil
 	})
 	return errors.Join(err, s.o.Meta.Sync())
 }

@@ -1,10 +1,10 @@
 package store
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -20,97 +20,81 @@ func (s *salvager) listBlobs() error {
 		s.blobs[info.ID] = &salvagedBlob{info: info}
 		return s.ctx.Err()
 	})
-	for _, v := range s.inodes {
-		if b := s.blobs[v.content.blob]; v.content.kind == contentBlob && b != nil {
+	if err != nil {
+		return err
+	}
+	return eachContent(s.o.Meta, func(v *inode) {
+		if b := s.blobs[v.content.blob]; b != nil {
 			b.refs++
 		}
-	}
-	return err
+	})
 }
 
-// contents compares the files with their content.
-func (s *salvager) contents() error {
-	for ino, v := range s.inodes {
-		if v.orphan || v.mode&ModeType != ModeRegular {
-			continue
+// writtenSince makes every file whose content was written since the records were copied
+// one that is to be sealed again: its checksums are of what was there before.
+func (s *salvager) writtenSince() error {
+	if s.o.Instant.IsZero() {
+		return nil
+	}
+	var newer []Ino
+	if err := eachContent(s.o.Meta, func(v *inode) {
+		b := s.blobs[v.content.blob]
+		if b != nil && v.content.sealed && b.info.ModTime.After(s.o.Instant) {
+			newer = append(newer, v.Ino)
 		}
-		var err error
-		switch v.content.kind {
-		case contentInline:
-			err = s.inline(ino, v)
-		case contentBlob:
-			err = s.blob(ino, v)
-		}
-		if err != nil {
+	}); err != nil {
+		return err
+	}
+	for _, ino := range newer {
+		if err := s.o.Meta.Update(func(tx meta.Txn) error { return s.unsealChanged(tx, ino) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *salvager) inline(ino Ino, v *salvaged) error {
-	b, err := s.o.Meta.Get(inoKey(keyInline, ino))
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+// unsealChanged unseals a file unless its content is what its checksums are of: then
+// only its time is another one, as after a copy of the folder.
+func (s *salvager) unsealChanged(tx meta.Txn, ino Ino) error {
+	v, err := readInode(tx, ino)
+	if err != nil {
 		return err
 	}
-	if int64(len(b)) != v.size {
-		s.missing("%s: %d bytes of content, there are %d", s.path(ino), v.size, len(b))
+	same, err := s.unchanged(tx, &v)
+	if same || err != nil {
+		return err
 	}
-	return nil
+	v.content.sealed = false
+	tx.Put(inoKey(keyUnsealed, ino), []byte{writtenNative})
+	return s.repair.save(tx, &v)
 }
 
-// blob makes a file whose content was written since the records were copied one that
-// is to be sealed again: its checksums are of what was there before.
-func (s *salvager) blob(ino Ino, v *salvaged) error {
-	b := s.blobs[v.content.blob]
-	if b == nil {
-		return nil // see strayBlobs
-	}
-	if !v.content.sealed || s.o.Instant.IsZero() || !b.info.ModTime.After(s.o.Instant) {
-		return nil
-	}
-	if same, err := s.unchanged(v); same || err != nil {
-		return err // only its time is another one, as after a copy of the folder
-	}
-	v.content.sealed, v.dirty = false, true
-	return s.update(func(tx meta.Txn) { tx.Put(inoKey(keyUnsealed, ino), []byte{writtenNative}) })
-}
-
-// unchanged reports whether a file's content is what its checksums are of.
-func (s *salvager) unchanged(v *salvaged) (bool, error) {
+func (s *salvager) unchanged(r meta.Reader, v *inode) (bool, error) {
 	f, err := s.o.Blobs.Open(v.content.blob, false)
 	if err != nil {
 		return false, fmt.Errorf("content %s: %w", v.content.blob, err)
 	}
-	defer f.Close()
-	if size, err := f.Size(); err != nil || size != v.size {
+	defer f.Close() // it was only read
+	if size, err := f.Size(); err != nil || size != v.Size {
 		return false, err
 	}
-	sums, err := s.sums(f, v.size)
+	sums, err := sumBlob(s.ctx, f, v.Size, nil)
 	if err != nil {
 		return false, s.ctx.Err() // it cannot be read: the sealer says so
 	}
-	for group := uint32(0); len(sums) > 0; group++ {
-		n := min(len(sums), groupSums*sumSize)
-		b, err := s.o.Meta.Get(sumsKey(v.content.blob, group))
-		if err != nil || string(b) != string(sums[:n]) {
-			return false, ignore(err, meta.ErrNotFound)
-		}
-		sums = sums[n:]
-	}
-	return true, nil
+	return isSummed(r, v.content.blob, sums)
 }
 
-// strayBlobs gives content that no file refers to back to its file, and reports the
-// files whose content is gone.
+// strayBlobs gives content that no file refers to back to its file.
 func (s *salvager) strayBlobs() error {
 	garbage := make(map[blob.ID]bool)
-	if err := s.records(keyGarbage, func(key, _ []byte) func(meta.Txn) {
-		var id blob.ID
-		copy(id[:], key[1:])
-		garbage[id] = true
-		return nil
-	}); err != nil {
+	err := s.o.Meta.Scan([]byte{keyGarbage}, []byte{keyGarbage + 1}, func(key, _ []byte) bool {
+		if len(key) > len(blob.ID{}) {
+			garbage[blobOfKey(key)] = true
+		}
+		return true
+	})
+	if err != nil {
 		return err
 	}
 	var strays []*stray
@@ -118,7 +102,7 @@ func (s *salvager) strayBlobs() error {
 		if b.refs > 0 || garbage[id] || b.info.Size == 0 {
 			continue
 		}
-		st, err := s.readLabel(b.info)
+		st, err := s.readStray(b.info)
 		if err != nil {
 			return err
 		}
@@ -131,59 +115,39 @@ func (s *salvager) strayBlobs() error {
 			return err
 		}
 	}
-	for ino, v := range s.inodes {
-		if v.content.kind == contentBlob && s.blobs[v.content.blob] == nil && !v.orphan && !v.content.fresh {
-			s.missing("%s: content of %d bytes", s.path(ino), v.size)
-		}
-	}
 	return nil
 }
 
 // stray is content that no file refers to.
 type stray struct {
-	info  blob.Info
-	label label
-	why   string // the label is not to be trusted; "": it is
-	sums  []byte // of the blocks
+	info    blob.Info
+	label   label
+	why     string // the label is not to be trusted; "": it is
+	sums    []byte // of the blocks; nil: the content cannot be read as a whole
+	digests Digests
 }
 
-// straySums drops the checksums of content that is gone and that no file refers to:
-// it was replaced after the records were copied.
-func (s *salvager) straySums() error {
-	referred := make(map[blob.ID]bool)
-	for _, v := range s.inodes {
-		if v.content.kind == contentBlob {
-			referred[v.content.blob] = true
-		}
-	}
-	return s.records(keySums, func(key, _ []byte) func(meta.Txn) {
-		var id blob.ID
-		copy(id[:], key[1:])
-		if s.blobs[id] != nil || referred[id] {
-			return nil
-		}
-		return s.drop(key)
-	})
-}
-
-// readLabel reads what the content says of itself, and compares it with the bytes.
-func (s *salvager) readLabel(info blob.Info) (*stray, error) {
+// readStray reads what the content says of itself, and compares it with the bytes.
+func (s *salvager) readStray(info blob.Info) (*stray, error) {
 	st := &stray{info: info}
 	f, err := s.o.Blobs.Open(info.ID, false)
 	if err != nil {
 		return nil, fmt.Errorf("content %s: %w", info.ID, err)
 	}
-	defer f.Close()
+	defer f.Close() // it was only read
 	st.label, err = labelOn(f)
 	if err != nil {
 		st.why = "it carries no label"
 		st.label.mtime = info.ModTime.UnixNano()
 	}
-	if st.sums, err = s.sums(f, info.Size); err != nil {
+	digest := sha256.New()
+	sums, err := sumBlob(s.ctx, f, info.Size, digest)
+	if err != nil {
 		st.why = err.Error()
-		s.missing("content %s: %v", info.ID, err)
-		return st, nil
+		note(&s.report.Missing, "content %s: %v", info.ID, err)
+		return st, s.ctx.Err()
 	}
+	st.sums, st.digests[SHA256] = sums, digest.Sum(nil)
 	if st.why == "" && (st.label.size != info.Size || st.label.sum != crc32.Checksum(st.sums, castagnoli)) {
 		st.why = "its bytes are not those of its label"
 	}
@@ -202,23 +166,19 @@ func labelOn(f blob.File) (label, error) {
 	return decodeLabel(b)
 }
 
-// sums reads content and returns the sums of its blocks.
-func (s *salvager) sums(f blob.File, size int64) ([]byte, error) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	var m summer
-	for off := int64(0); off < size; {
-		n, err := f.ReadAt((*buf)[:min(int64(len(*buf)), size-off)], off)
-		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
-			return nil, err
-		}
-		if n == 0 {
-			return nil, io.ErrUnexpectedEOF
-		}
-		m.write((*buf)[:n])
-		off += int64(n)
+// content returns st as the content of a file. Nothing is known of when it was sealed.
+func (st *stray) content(tx meta.Txn, ino Ino) content {
+	prefix := blobKey(keySums, st.info.ID) // of what it was when the records were copied
+	tx.DeleteRange(prefix, prefixEnd(prefix))
+	c := content{kind: contentBlob, blob: st.info.ID, sealed: st.sums != nil}
+	if !c.sealed {
+		tx.Put(inoKey(keyUnsealed, ino), []byte{writtenNative})
+		return c
 	}
-	return m.done(), s.ctx.Err()
+	tx.Delete(inoKey(keyUnsealed, ino))
+	replaceSums(tx, st.info.ID, st.sums)
+	tx.Put(sumsKey(st.info.ID, groupDigests), appendDigests(nil, &st.digests))
+	return c
 }
 
 // place makes st a file again.
@@ -233,40 +193,42 @@ func (s *salvager) place(st *stray) error {
 	if name == "" {
 		return s.placeLost(st)
 	}
-	ino, taken := s.lookup(parent, name)
+	v, err := s.lookup(parent, name)
 	switch {
-	case !taken:
+	case err != nil:
+		return err
+	case v == nil:
 		return s.placeAt(st, parent, name, &s.report.Restored)
-	case s.contentGone(ino):
-		return s.refill(st, ino)
+	case v.IsRegular() && v.content.kind == contentBlob && s.blobs[v.content.blob] == nil:
+		return s.refill(st, v)
 	}
 	return s.placeLost(st)
 }
 
-func (s *salvager) contentGone(ino Ino) bool {
-	v := s.inodes[ino]
-	return v.mode&ModeType == ModeRegular && v.content.kind == contentBlob && s.blobs[v.content.blob] == nil
+// lookup returns what a name means, nil if nothing.
+func (s *salvager) lookup(parent Ino, name string) (*inode, error) {
+	b, err := s.o.Meta.Get(direntKey(parent, name))
+	if err != nil {
+		return nil, ignore(err, meta.ErrNotFound)
+	}
+	d, err := decodeDirent(b)
+	if err != nil {
+		return nil, err
+	}
+	v, err := readInode(s.o.Meta, d.ino)
+	return &v, err
 }
 
 // refill gives a file whose content was replaced since the records were copied
 // what it was replaced with.
-func (s *salvager) refill(st *stray, ino Ino) error {
-	r, err := readInode(s.o.Meta, ino)
-	if err != nil {
-		return err
-	}
-	v := s.inodes[ino]
-	v.size, v.content = st.info.Size, content{kind: contentBlob, blob: st.info.ID, sealed: true}
-	r.Size, r.content, r.Mtime, r.Mode, r.UID, r.GID = v.size, v.content, st.label.mtime, st.label.mode, st.label.uid, st.label.gid
-	r.Nlink, r.parent, r.name = v.nlink, v.parent, v.name
-	r.Version, r.Change = max(s.nextVersion(), r.Version+1), r.Change+1
-	v.mode = r.Mode
-	note(&s.report.Restored, "%s", s.path(ino))
-	return s.update(func(tx meta.Txn) {
-		tx.Put(inoKey(keyInode, ino), appendInode(nil, &r))
-		tx.Delete(inoKey(keyUnsealed, ino))
-		putSums(tx, st.info.ID, st.sums)
+func (s *salvager) refill(st *stray, v *inode) error {
+	v.Size, v.Mtime, v.Mode, v.UID, v.GID = st.info.Size, st.label.mtime, st.label.mode, st.label.uid, st.label.gid
+	err := s.o.Meta.Update(func(tx meta.Txn) error {
+		v.content = st.content(tx, v.Ino)
+		return s.repair.save(tx, v)
 	})
+	note(&s.report.Restored, "%s", pathIn(s.o.Meta, v.Ino))
+	return err
 }
 
 // parents returns the directory of a label's path, which it makes, and the last name.
@@ -278,27 +240,60 @@ func (s *salvager) parents(l *label) (parent Ino, name string, err error) {
 	}
 	parent = RootIno
 	for _, n := range names[:len(names)-1] {
-		ino, ok := s.lookup(parent, n)
-		if ok && s.inodes[ino].mode&ModeType != ModeDir {
-			return 0, "", nil
+		v, err := s.lookup(parent, n)
+		if err != nil || v != nil && !v.IsDir() {
+			return 0, "", err
 		}
-		if !ok {
-			ino = s.nextIno()
-			v := &inode{Attr: Attr{Ino: ino, Mode: ModeDir | 0o755, Nlink: 2, UID: l.uid, GID: l.gid}, parent: parent, name: n}
-			if err := s.make(v); err != nil {
+		if v == nil {
+			dir := inode{Attr: Attr{Mode: ModeDir | 0o755, Nlink: 2, UID: l.uid, GID: l.gid}}
+			if v, err = s.insert(dir, parent, n, nil); err != nil {
 				return 0, "", err
 			}
 		}
-		parent = ino
+		parent = v.Ino
 	}
 	return parent, names[len(names)-1], nil
 }
 
+// insert makes an inode like v, with content that fill adds, unless that is nil.
+func (s *salvager) insert(v inode, parent Ino, name string, fill func(tx meta.Txn, v *inode)) (*inode, error) {
+	err := s.o.Meta.Update(func(tx meta.Txn) error {
+		ino, _, err := s.repair.twoInos(tx)
+		if err != nil {
+			return err
+		}
+		fresh := s.repair.newInode(ino, v.Mode)
+		fresh.Nlink, fresh.UID, fresh.GID, fresh.Size = v.Nlink, v.UID, v.GID, v.Size
+		if v.Mtime != 0 {
+			fresh.Mtime = v.Mtime
+		}
+		v = fresh
+		if fill != nil {
+			fill(tx, &v)
+		}
+		if v.IsDir() {
+			if err := s.repair.edit(tx, parent, func(dir *inode) error { dir.Nlink++; return nil }); err != nil {
+				return err
+			}
+		}
+		return s.repair.enter(tx, &v, parent, name)
+	})
+	return &v, err
+}
+
 // placeLost puts st into /lost+found.
 func (s *salvager) placeLost(st *stray) error {
-	dir, err := s.lostDir()
-	if err != nil {
-		return err
+	if s.lost == 0 {
+		if err := s.o.Meta.Update(func(tx meta.Txn) error {
+			spare, _, err := s.repair.twoInos(tx)
+			if err != nil {
+				return err
+			}
+			s.lost, err = s.repair.lostFoundDir(tx, spare)
+			return err
+		}); err != nil {
+			return err
+		}
 	}
 	name := "content-" + st.info.ID.String()
 	if i := strings.LastIndexByte(st.label.path, '/'); i >= 0 && CheckName(st.label.path[i+1:]) == nil {
@@ -307,41 +302,20 @@ func (s *salvager) placeLost(st *stray) error {
 	if st.label.mode&ModeType != ModeRegular {
 		st.label.mode = ModeRegular | 0o600
 	}
-	return s.placeAt(st, dir, name, &s.report.LostFound)
+	return s.placeAt(st, s.lost, name, &s.report.LostFound)
 }
 
 func (s *salvager) placeAt(st *stray, parent Ino, name string, list *[]string) error {
-	v := &inode{
-		Attr: Attr{
-			Ino: s.nextIno(), Mode: st.label.mode, Nlink: 1, UID: st.label.uid, GID: st.label.gid,
-			Size: st.info.Size, Mtime: st.label.mtime,
-		},
-		content: content{kind: contentBlob, blob: st.info.ID, sealed: true}, parent: parent, name: name,
-	}
-	if st.sums == nil {
-		v.content.sealed = false // it cannot be read as a whole
-	}
-	if err := s.make(v); err != nil {
+	l := &st.label
+	file := inode{Attr: Attr{Mode: l.mode, Nlink: 1, UID: l.uid, GID: l.gid, Size: st.info.Size, Mtime: l.mtime}}
+	v, err := s.insert(file, parent, name, func(tx meta.Txn, v *inode) { v.content = st.content(tx, v.Ino) })
+	if err != nil {
 		return err
 	}
-	path := s.path(v.Ino)
+	path := pathIn(s.o.Meta, v.Ino)
 	if st.why != "" {
 		path += " (" + st.why + ")"
 	}
 	note(list, "%s", path)
-	return s.update(func(tx meta.Txn) {
-		putSums(tx, st.info.ID, st.sums)
-		if !v.content.sealed {
-			tx.Put(inoKey(keyUnsealed, v.Ino), []byte{writtenNative})
-		}
-	})
-}
-
-// putSums writes the sums of a blob's blocks.
-func putSums(tx meta.Txn, id blob.ID, sums []byte) {
-	for group := uint32(0); len(sums) > 0; group++ {
-		n := min(len(sums), groupSums*sumSize)
-		tx.Put(sumsKey(id, group), sums[:n])
-		sums = sums[n:]
-	}
+	return nil
 }

@@ -16,7 +16,13 @@ import (
 // A scrub reads every record of the engine and every byte that has a checksum, so
 // that what a disk has lost is found while there is still a copy of it elsewhere. It
 // goes through the engine in the order of its keys, from where the last one has
-// stopped: what comes next is always what was not looked at for the longest time.
+// stopped. Every scrub takes the same way, so that what comes next is always what was
+// not looked at for the longest time, without a note of when that was: no file waits
+// longer than the time between two scrubs and what one takes. New content, whose
+// checksums were made of the bytes as they came in, has its first turn within that time.
+//
+// On its way it computes the SHA-256 of content, compares it with the one that is known
+// or keeps it if none is, and has labels renewed that are not right.
 
 // ScrubOptions say when and how fast scrubs run. The zero value is the default.
 type ScrubOptions struct {
@@ -119,6 +125,8 @@ type scrubCursor struct {
 	Key    []byte `json:"key,omitempty"`
 	Blob   string `json:"blob,omitempty"` // of Offset
 	Offset int64  `json:"offset,omitempty"`
+	// Hashes are the states of the digests of the content up to Offset.
+	Hashes map[Hash][]byte `json:"hashes,omitempty"`
 }
 
 // scrubber runs scrubs, one at a time.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -13,7 +12,6 @@ import (
 	"unsafe"
 
 	"engramfs/store/blob"
-	"engramfs/store/meta"
 )
 
 // scrubStep is how many bytes a scrub reads at a time.
@@ -46,6 +44,8 @@ type scrubFile struct {
 	group int64  // of sums; -1: none
 	sums  []byte // of group
 
+	digests *scrubDigest // nil: none
+
 	bad      int64 // blocks
 	overtook bool  // the content was changed meanwhile: what was read proves nothing
 }
@@ -74,8 +74,14 @@ func (w *scrubWalk) content(ctx context.Context, v *inode) error {
 	if w.cursor.Blob == v.content.blob.String() {
 		c.begin = w.cursor.Offset
 	}
+	if c.digests, err = newScrubDigest(c); err != nil {
+		w.s.log.Warn("digests of content not looked at", "ino", v.Ino, "err", err)
+	}
 	if err := c.read(ctx); err != nil {
 		return err
+	}
+	if c.bad == 0 && !c.overtook {
+		c.digest(ctx)
 	}
 	switch {
 	case c.overtook:
@@ -93,6 +99,9 @@ func (w *scrubWalk) content(ctx context.Context, v *inode) error {
 			r.Damaged++
 		}
 	})
+	if err := w.s.checkLabel(v, f); err != nil {
+		w.s.log.Warn("label of content not looked at", "ino", v.Ino, "err", err)
+	}
 	return nil
 }
 
@@ -133,7 +142,7 @@ func (c *scrubFile) read(ctx context.Context) error {
 			return err
 		}
 		off += n
-		c.w.cursor.Blob, c.w.cursor.Offset = c.v.content.blob.String(), off
+		c.w.cursor.Blob, c.w.cursor.Offset, c.w.cursor.Hashes = c.v.content.blob.String(), off, c.digests.save()
 		c.w.saveNow(c.w.s.now())
 	}
 	return nil
@@ -211,12 +220,14 @@ func (c *scrubFile) blocks(off, n int64, p []byte) error {
 				c.damaged(off+at, size, err)
 				continue
 			}
+			c.digests.giveUp() // p has other bytes
 		}
 		good, goodBlocks = good+size, goodBlocks+1
 	}
 	if c.overtook {
 		return nil
 	}
+	c.digests.write(p, n)
 	c.w.count(func(r *ScrubRun) {
 		r.Done += n
 		r.Bytes += good
@@ -246,18 +257,18 @@ func (c *scrubFile) compare(want uint32, at, size int64, p []byte) error {
 
 // sum returns the checksum of a block.
 func (c *scrubFile) sum(block int64) (uint32, error) {
-	if group := block / groupSums; group != c.group {
-		v, err := c.w.s.engine.Get(sumsKey(c.v.content.blob, uint32(group)))
-		if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	if group := int64(groupOf(block)); group != c.group {
+		sums, err := readGroup(c.w.s.engine, c.v.content.blob, groupOf(block))
+		if err != nil {
 			return 0, err
 		}
-		c.group, c.sums = group, v
+		c.group, c.sums = group, sums
 	}
-	at := int(block%groupSums) * sumSize
-	if at+sumSize > len(c.sums) {
+	sum, ok := sumIn(c.sums, block)
+	if !ok {
 		return 0, errors.New("there is no checksum")
 	}
-	return binary.LittleEndian.Uint32(c.sums[at:]), nil
+	return sum, nil
 }
 
 // confirm returns nil if a block that was found bad is not: the content was

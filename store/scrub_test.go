@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -141,7 +142,7 @@ func TestDamageSurvivesRestart(t *testing.T) {
 	m = m.killed(true)
 	want := map[string]int64{"/kept": 131072, "/replaced": 131072, "/removed": 131072, "/moved": 131072, "/missing": 0}
 	wantDamaged(t, m.s, want)
-	events, err := m.s.History(100)
+	events, err := m.s.History(0, 100)
 	if err != nil || len(events) != 5 || events[0].Kind != "damaged" || events[0].Damage == nil {
 		t.Errorf("history: %+v, %v", events, err)
 	}
@@ -234,7 +235,7 @@ func openTraced(t *testing.T, mem *vfs.MemFS, b *tracedBlobs) *store.Store {
 // TestScrubGoesOnAfterCrash cuts the power in the middle of a scrub. The next start
 // goes on with it, and reads nothing twice that was read before the cursor was kept.
 func TestScrubGoesOnAfterCrash(t *testing.T) {
-	const files, fileSize, step, cutAt = 8, 5 << 20, 4 << 20, 27 // in pieces of 1 MiB, in the sixth file
+	const files, fileSize, step, cutAt = 8, 5 << 20, 4 << 20, 30 // in pieces of 1 MiB, in the sixth file
 	mem := vfs.NewCrashableMem()
 	b := &tracedBlobs{MemBlobs: storetest.NewMemBlobs(), reads: map[string]int{}, at: cutAt, here: make(chan struct{}), goOn: make(chan struct{})}
 	s := openTraced(t, mem, b)
@@ -273,6 +274,10 @@ func TestScrubGoesOnAfterCrash(t *testing.T) {
 	run := s.ScrubStatus().Runs[0]
 	if run.Result != "clean" || run.Resumed != 1 || run.Files != files || run.Bytes < files*fileSize || run.By != "test" {
 		t.Errorf("run: %+v", run)
+	}
+	for i := range files {
+		d, _ := digestsOf(t, s, fmt.Sprintf("/%d", i))
+		wantDigests(t, "after the crash", d, pattern(fileSize, byte(i)), store.SHA256, store.SHA1, store.MD5)
 	}
 	after.mu.Lock()
 	defer after.mu.Unlock()
@@ -334,6 +339,9 @@ func TestScrubStops(t *testing.T) {
 func TestScrubLeavesLateWritesAlone(t *testing.T) {
 	s, blobs := storetest.NewWith(t, store.Options{Scrub: fast})
 	late := sealedFile(t, s, "/late", pattern(200_000, 1))
+	if err := s.Lent(late.Ino); err != nil {
+		t.Fatal(err)
+	}
 	blobs.Scribble(s.BlobOf(late.Ino), []byte("written late"), 100_000)
 	put(t, s, "/open", pattern(200_000, 2))
 	write(t, open(t, s, "/open", true), []byte("now"), 0)
@@ -364,27 +372,63 @@ func TestScrubReadsTheDisk(t *testing.T) {
 }
 
 // BenchmarkRead reads a file of 64 MiB from the page cache, with its checksums
-// verified and not.
+// verified and not, for nobody and for a client on this machine.
 func BenchmarkRead(b *testing.B) {
 	s := localStore(b, store.Options{Scrub: fast})
 	const size = 64 << 20
 	a := put(b, s, "/f", pattern(size, 1))
-	for _, verified := range []bool{true, false} {
-		b.Run(fmt.Sprintf("verified=%t", verified), func(b *testing.B) {
-			c, err := s.OpenContent(ctx, a.Ino)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer c.Close()
-			if !verified {
-				c.Unverified()
-			}
-			b.SetBytes(size)
-			for b.Loop() {
-				if _, err := c.WriteRange(io.Discard, 0, size); err != nil {
+	for to, w := range map[string]io.Writer{"nobody": io.Discard, "socket": discardingSocket(b)} {
+		for _, verified := range []bool{true, false} {
+			b.Run(fmt.Sprintf("to=%s/verified=%t", to, verified), func(b *testing.B) {
+				c, err := s.OpenContent(ctx, a.Ino)
+				if err != nil {
 					b.Fatal(err)
 				}
-			}
-		})
+				defer c.Close()
+				if !verified {
+					c.Unverified()
+				}
+				b.SetBytes(size)
+				for b.Loop() {
+					if _, err := c.WriteRange(w, 0, size); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
+}
+
+// discardingSocket returns a TCP connection over loopback whose other end throws away what comes.
+func discardingSocket(b *testing.B) io.Writer {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	w, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := l.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		buf := make([]byte, 1<<20)
+		for {
+			if _, err := r.Read(buf); err != nil {
+				return
+			}
+		}
+	})
+	b.Cleanup(func() {
+		if err := errors.Join(w.Close(), r.Close()); err != nil {
+			b.Error(err)
+		}
+		done.Wait()
+	})
+	return w
 }

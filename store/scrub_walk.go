@@ -180,16 +180,26 @@ func decodes(r meta.Reader, key, value []byte) error {
 		if len(key) != len(sumsKey(blob.ID{}, 0)) {
 			return fmt.Errorf("%w: checksums: key of %d bytes", ErrDamaged, len(key))
 		}
-		const notSums = 0xffff0000 // groups of other things, such as times
-		if g := key[len(key)-4:]; binary.BigEndian.Uint32(g) < notSums && (len(value)%sumSize != 0 || len(value) > groupSums*sumSize) {
-			return fmt.Errorf("%w: checksums: %d bytes", ErrDamaged, len(value))
-		}
+		return decodeGroup(binary.BigEndian.Uint32(key[len(key)-4:]), value)
 	case lockPrefix:
 		_, err := parseLock(string(key[1:]), value)
 		return err
 	case keyHistory:
 		var e HistoryEntry
 		return json.Unmarshal(value, &e)
+	}
+	return nil
+}
+
+// decodeGroup returns why the record of a group cannot be what it should be.
+func decodeGroup(group uint32, record []byte) error {
+	switch {
+	case group == groupDigests:
+		if _, err := decodeDigests(record); err != nil {
+			return fmt.Errorf("%w: digests: %w", ErrDamaged, err)
+		}
+	case group < otherGroups && (len(record)%sumSize != 0 || len(record) > groupSums*sumSize):
+		return fmt.Errorf("%w: checksums: %d bytes", ErrDamaged, len(record))
 	}
 	return nil
 }

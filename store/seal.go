@@ -2,17 +2,14 @@ package store
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"sync"
 	"time"
 
 	"engramfs/store/blob"
-	"engramfs/store/meta"
 )
 
 const (
@@ -337,11 +334,11 @@ func (s *Store) endsEarly(ctx context.Context, n *node, v *inode, size int64) er
 // markedNative reports whether an unsealed file's record says that it was written
 // natively.
 func (s *Store) markedNative(ino Ino) (bool, error) {
-	k, err := s.engine.Get(inoKey(keyUnsealed, ino))
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	m, err := s.unsealedMark(ino)
+	if err != nil {
 		return false, fmt.Errorf("how inode %d was written: %w", ino, err)
 	}
-	return len(k) == 1 && k[0] == writtenNative, nil
+	return m.native, nil
 }
 
 // seal is the sealing of one version of a file's content.
@@ -370,7 +367,10 @@ func (k *seal) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	damaged, err := k.n.share().keepOld(k.s.engine, k.v.content.blob, sums)
+	b := k.n.share()
+	b.recall(k.s, k.n.ino, k.v.content.blob)
+	b.stands(k.v.content.blob, before)
+	damaged, err := b.keepOld(k.s.engine, k.v.content.blob, sums)
 	if err != nil {
 		return err
 	}
@@ -393,7 +393,6 @@ func (k *seal) run(ctx context.Context) error {
 		return err
 	})
 	if err == nil && done {
-		k.s.labelSealed(k, sums, before)
 		k.note(damaged)
 	}
 	return err
@@ -439,24 +438,28 @@ func (k *seal) sums(ctx context.Context) ([]byte, *Digests, error) {
 	defer d.stop()
 	var ring bufferRing
 	defer ring.release()
-	var m summer
-	size := k.v.Size
-	for off := int64(0); off < size; {
-		begin := time.Now()
-		buf, used := ring.next()
-		n, err := k.f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
-		if n == 0 && err != nil {
-			if errors.Is(err, io.EOF) {
-				err = k.s.endsEarly(ctx, k.n, k.v, off)
-			}
-			return nil, nil, err
-		}
-		m.write(buf[:n])
-		d.write(buf[:n], used)
-		off += int64(n)
-		if err := k.pause(ctx, time.Since(begin)); err != nil {
-			return nil, nil, err
-		}
+	var (
+		m     summer
+		off   int64
+		used  *sync.WaitGroup
+		begin time.Time
+	)
+	next := func() (buf []byte) {
+		begin = time.Now()
+		buf, used = ring.next()
+		return buf
+	}
+	err := readPieces(k.f, k.v.Size, next, func(p []byte) error {
+		m.write(p)
+		d.write(p, used)
+		off += int64(len(p))
+		return k.pause(ctx, time.Since(begin))
+	})
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = k.s.endsEarly(ctx, k.n, k.v, off)
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	digests, err := d.digests()
 	return m.done(), &digests, err
@@ -532,60 +535,4 @@ func (k *seal) renew(c *change, st blob.Stat) (*inode, error) {
 		v.Mtime = st.Mtime
 	}
 	return v, nil
-}
-
-// groupTimes is the number of the group whose record has, instead of sums, the
-// times that the blob had when they were made. A file has fewer groups.
-const groupTimes = math.MaxUint32
-
-// sealTimes is what is known of a blob's last seal.
-type sealTimes struct {
-	mtime, ctime int64
-	native       bool // it was ever written natively: a mapping of it may be left
-}
-
-func (t *sealTimes) append(b []byte) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(t.mtime))
-	b = binary.LittleEndian.AppendUint64(b, uint64(t.ctime))
-	if t.native {
-		return append(b, writtenNative)
-	}
-	return append(b, writtenHere)
-}
-
-// sealTimes returns the times that the blob had when it was sealed; false if
-// they are not known, as of a blob that nobody ever wrote in place.
-func (s *Store) sealTimes(id blob.ID) (t sealTimes, ok bool) {
-	b, err := s.engine.Get(sumsKey(id, groupTimes))
-	if err != nil || len(b) < 16 {
-		return t, false
-	}
-	t.mtime = int64(binary.LittleEndian.Uint64(b))
-	t.ctime = int64(binary.LittleEndian.Uint64(b[8:]))
-	t.native = len(b) == 16 || b[16] == writtenNative // the shorter ones did not say
-	return t, true
-}
-
-// writtenLate reports whether the blob was written since it was sealed. A mapping
-// of a file into memory, or a descriptor that a kernel has been given, can outlive
-// the last handle, and even the process; such a write makes the blob newer, and
-// damage does not. The content is then served as it is, and sealed again.
-func (c *Content) writtenLate() bool {
-	f, ok := c.blob.file.(blob.Stater)
-	if !ok {
-		return false
-	}
-	t, ok := c.s.sealTimes(c.blob.id)
-	if !ok {
-		return false
-	}
-	st, err := f.Stat()
-	if err != nil || st.Mtime <= t.mtime { // ctime also moves with names and modes
-		return false
-	}
-	if c.blob.unsealed.CompareAndSwap(false, true) {
-		c.s.log.Info("content was written after it was closed", "ino", c.attr.Ino, "blob", c.blob.id)
-		c.s.sealer.askLate(c.attr.Ino)
-	}
-	return true
 }

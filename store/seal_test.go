@@ -99,6 +99,9 @@ func TestLateWriteIsNotDamage(t *testing.T) {
 	s, blobs := storetest.NewWith(t, store.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	late := sealedFile(t, s, "/late", pattern(200_000, 1))
 	rotten := sealedFile(t, s, "/rotten", pattern(200_000, 2))
+	if err := s.Lent(late.Ino); err != nil {
+		t.Fatal(err)
+	}
 	blobs.Scribble(s.BlobOf(late.Ino), []byte("written late"), 100_000)
 	want := pattern(200_000, 1)
 	copy(want[100_000:], "written late")
@@ -147,6 +150,9 @@ func TestLateWriteOfSharedBlob(t *testing.T) {
 	s, blobs := storetest.NewWith(t, store.Options{})
 	a := sealedFile(t, s, "/a", pattern(200_000, 1))
 	if _, _, err := s.Clone(ctx, a.Ino, store.RootIno, "b", store.CloneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Lent(a.Ino); err != nil {
 		t.Fatal(err)
 	}
 	blobs.Scribble(s.BlobOf(a.Ino), []byte("late"), 5)

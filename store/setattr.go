@@ -9,17 +9,20 @@ func (s *Store) SetAttr(ctx context.Context, ino Ino, a SetAttr) (attr Attr, err
 	if a.Size != nil {
 		return s.truncate(ctx, ino, a)
 	}
-	err = s.change(ctx, "set_attr", []Ino{ino}, func(c *change) error {
-		if err := c.setAttr(ino, &a); err != nil {
-			return err
-		}
-		v, err := c.view(ino)
-		if err == nil {
-			attr = v.Attr
-		}
-		return err
-	})
+	err = s.change(ctx, "set_attr", []Ino{ino}, func(c *change) error { return c.setAttrOf(ino, &a, &attr) })
 	return attr, err
+}
+
+// setAttrOf is setAttr, and puts what comes of it into attr.
+func (c *change) setAttrOf(ino Ino, a *SetAttr, attr *Attr) error {
+	if err := c.setAttr(ino, a); err != nil {
+		return err
+	}
+	v, err := c.view(ino)
+	if err == nil {
+		*attr = v.Attr
+	}
+	return err
 }
 
 // xattrCapability holds the privileges that executing a file gives (capabilities(7)).

@@ -45,6 +45,11 @@ type Options struct {
 	Watch poison.WatchOptions
 	// Scrub says when all content is read. Its zero value is the default.
 	Scrub ScrubOptions
+	// Began, if not nil, is told of every read, change and sync when it begins, with
+	// the context that it was called with and the inode that it is about, 0 for none.
+	// What it returns, if anything, is called with the result. Both must be quick, must
+	// not block, and must not call the store.
+	Began func(ctx context.Context, op string, ino Ino) (ended func(error))
 	// ReadOnly, if it is not nil, is why every change is refused, as if the disk
 	// had failed: to have a look at a store that must not be changed.
 	ReadOnly error
@@ -68,6 +73,7 @@ type Store struct {
 	blobs    blob.Backend
 	log      *slog.Logger
 	now      func() time.Time
+	began    func(ctx context.Context, op string, ino Ino) (ended func(error)) // nil: nobody follows
 	inline   int64
 	gen      uint64
 	sameBoot bool // the machine has not been started since the last run: it has lost nothing
@@ -101,6 +107,8 @@ type Store struct {
 	history    *history
 	collector  *collector
 	sealer     *sealer
+	labeler    *labeler
+	dirMoves   atomic.Uint64 // counts the directories that were moved, after the fact
 	damages    damages
 	scrubber   *scrubber
 	flusher    *flusher
@@ -123,7 +131,7 @@ const formatVersion = 1
 // The error is a *meta.VersionError if the store was written in another format.
 func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s := &Store{
-		engine: o.Meta, blobs: o.Blobs, log: o.Logger, now: o.Now,
+		engine: o.Meta, blobs: o.Blobs, log: o.Logger, now: o.Now, began: o.Began,
 		inline: int64(o.Inline), flusher: newFlusher(),
 	}
 	defer func() {
@@ -167,7 +175,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err := s.beginRun(o.Boot, o.ReadOnly != nil); err != nil {
 		return nil, err
 	}
-	s.sealer = newSealer(s)
+	s.sealer, s.labeler = newSealer(s), newLabeler(s)
 	if err := s.loadDamages(); err != nil {
 		return nil, err
 	}
@@ -289,6 +297,7 @@ func (s *Store) start(o Options) error {
 	s.goSafe("collector", func() { s.collector.run(ctx) })
 	s.goSafe("sealer", func() { s.sealer.run(ctx) })
 	s.goSafe("sealer of large files", func() { s.sealer.runLarge(ctx) })
+	s.goSafe("labeler", func() { s.labeler.run(ctx) })
 	s.goSafe("scrubber", func() { s.scrubber.run(ctx) })
 	s.goSafe("flusher", func() { s.flush(ctx) })
 	s.goSafe("watchdog", func() { s.registry.Watch(ctx, o.Watch) })
@@ -329,15 +338,27 @@ func (s *Store) Close() error {
 // have dealt with those changes: a client that is answered after Sync then sees
 // them through a mount. An adapter that observes calls with its Origin and never
 // waits for itself.
-func (s *Store) Sync(ctx context.Context) error {
+func (s *Store) Sync(ctx context.Context) (err error) {
+	if ended := s.follow(ctx, "sync", 0); ended != nil {
+		defer func() { ended(err) }()
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.engineError(s.engine.Sync())
+	err = s.engineError(s.engine.Sync())
 	if err == nil && originOf(ctx) == 0 {
 		s.settle(ctx)
 	}
 	return err
+}
+
+// follow tells Options.Began that an operation begins, and returns what is to be
+// told its result; nil: nothing.
+func (s *Store) follow(ctx context.Context, op string, ino Ino) (ended func(error)) {
+	if s.began == nil {
+		return nil
+	}
+	return s.began(ctx, op, ino)
 }
 
 // Registry returns the registry of the store's locks.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -15,10 +14,14 @@ import (
 // ones, and the blocks that nobody wrote are held against them: writing to a file
 // must not make damage in the rest of it look sound.
 //
-// Nobody knows that of a blob that is written natively, nor after a restart.
+// A blob that was lent to a kernel counts as written as a whole once it has another
+// size or time of its last write. What is known survives a restart as an unsealedMark.
 type touched struct {
 	id     blob.ID
 	blocks map[int64]uint64 // a bit for each block
+	// lent: others may write to the blob. It was as as says when that began.
+	lent bool
+	as   blob.Stat
 }
 
 // add counts the blocks that hold the bytes from from to to.
@@ -34,7 +37,7 @@ func (t *touched) has(block int64) bool { return t.blocks[block/64]&(1<<(block%6
 func (b *body) trace(id blob.ID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.touched = &touched{id: id, blocks: make(map[int64]uint64)}
+	b.touched, b.recalled = &touched{id: id, blocks: make(map[int64]uint64)}, id
 }
 
 // untrace ends that.
@@ -50,6 +53,41 @@ func (b *body) touch(id blob.ID, from, to int64) {
 	defer b.mu.Unlock()
 	if b.touched != nil && b.touched.id == id {
 		b.touched.add(from, to)
+	}
+}
+
+// lend notes that others than the store may write to the open blob from now on, which
+// its times tell or do not. The caller holds the inode's lock for writing.
+func (b *body) lend(timesTell bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.touched
+	if t == nil || t.lent {
+		return
+	}
+	st, ok := b.statLocked()
+	if !timesTell || !ok || b.file.id != t.id || !settledTime(st) {
+		b.touched = nil
+		return
+	}
+	t.lent, t.as = true, st
+}
+
+// isLent reports whether others than the store may write to the blob id, and what is
+// known of it rests on its times.
+func (b *body) isLent(id blob.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.touched != nil && b.touched.id == id && b.touched.lent
+}
+
+// stands gives up what is known of the blob id if it was lent, and is, as st, not what
+// it was then.
+func (b *body) stands(id blob.ID, st blob.Stat) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t := b.touched; t != nil && t.id == id && t.lent && !sameWrite(t.as, st) {
+		b.touched = nil
 	}
 }
 
@@ -72,6 +110,9 @@ func (b *body) traces(id blob.ID) bool {
 // that it writes a part of are verified before: new sums of them would be those of
 // the rest, too. ErrDamaged: one is not what it was.
 func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) error {
+	if b.isLent(f.id) {
+		b.untrace() // the times that it rests on are about to change
+	}
 	if !b.traces(f.id) {
 		return nil
 	}
@@ -119,18 +160,12 @@ func (h *Handle) verifyCut(b *body, v *inode, f *writeFile, off int64) error {
 // oldSum returns the sum that the block had when the blob last had checksums;
 // false if it had none.
 func oldSum(r meta.Reader, id blob.ID, block int64) (sum uint32, ok bool, err error) {
-	sums, err := r.Get(sumsKey(id, uint32(block/groupSums)))
-	if errors.Is(err, meta.ErrNotFound) {
-		return 0, false, nil
-	}
+	sums, err := readGroup(r, id, groupOf(block))
 	if err != nil {
-		return 0, false, fmt.Errorf("checksums of content %s: %w", id, err)
+		return 0, false, err
 	}
-	at := int(block%groupSums) * sumSize
-	if at+sumSize > len(sums) {
-		return 0, false, nil
-	}
-	return binary.LittleEndian.Uint32(sums[at:]), true, nil
+	sum, ok = sumIn(sums, block)
+	return sum, ok, nil
 }
 
 // keepOld puts the old sums of blocks that nobody wrote in the place of new ones
@@ -139,15 +174,10 @@ func (b *body) keepOld(r meta.Reader, id blob.ID, sums []byte) (damaged []int64,
 	if !b.traces(id) {
 		return nil, nil
 	}
-	for group := uint32(0); len(sums) > 0; group++ {
-		part := sums[:min(len(sums), groupSums*sumSize)]
-		sums = sums[len(part):]
-		old, err := r.Get(sumsKey(id, group))
-		if errors.Is(err, meta.ErrNotFound) {
-			continue
-		}
+	for group, part := range groupsOf(sums) {
+		old, err := readGroup(r, id, group)
 		if err != nil {
-			return nil, fmt.Errorf("checksums of content %s: %w", id, err)
+			return nil, err
 		}
 		for at := 0; at+sumSize <= min(len(part), len(old)); at += sumSize {
 			block := int64(group)*groupSums + int64(at/sumSize)

@@ -36,8 +36,12 @@ func (s *Store) rebuildUnsealed() error {
 		}
 		err = s.engineError(s.engine.Update(func(tx meta.Txn) error {
 			for i, key := range keys {
-				native := len(values[i]) == 1 && values[i][0] == writtenNative
-				if err := s.rebuildContent(tx, inoOfKey(key), native); err != nil {
+				m := decodeMark(values[i])
+				if m.known && !m.final && !s.sameBoot {
+					m.known = false
+					tx.Put(key, m.append(nil))
+				}
+				if err := s.rebuildContent(tx, inoOfKey(key), m.native); err != nil {
 					return err
 				}
 			}
@@ -166,7 +170,8 @@ func (s *Store) matchMissing(tx meta.Txn, v *inode) error {
 	return nil
 }
 
-// settleContents makes what was written in place durable, at the end of a run.
+// settleContents makes what was written in place durable, at the end of a run, and
+// leaves to the next one what is known of it.
 func (s *Store) settleContents() error {
 	if s.writable() != nil {
 		return nil
@@ -177,9 +182,23 @@ func (s *Store) settleContents() error {
 		return true
 	})
 	for _, ino := range inos {
-		if serr := s.syncContent(context.Background(), ino); serr != nil && !errors.Is(serr, ErrStale) && !errors.Is(serr, ErrPoisoned) {
+		if serr := s.settleContent(ino); serr != nil && !errors.Is(serr, ErrStale) && !errors.Is(serr, ErrPoisoned) {
 			err = errors.Join(err, fmt.Errorf("content of inode %d: %w", ino, serr))
 		}
 	}
 	return err
+}
+
+func (s *Store) settleContent(ino Ino) error {
+	ctx := context.Background()
+	n, err := s.nodes.acquire(ino)
+	if err != nil {
+		return err
+	}
+	defer s.nodes.release(n)
+	if err := s.syncNode(ctx, n); err != nil {
+		return err
+	}
+	s.keepTouched(ctx, n, n.writers.Load() == 0)
+	return nil
 }

@@ -32,6 +32,9 @@ type Upload struct {
 	hashes   hashSet
 	digester *digester
 	digests  Digests
+	// labeled is the blob's label, and moves what Store.dirMoves was before.
+	labeled label
+	moves   uint64
 	// flushed bytes are on their way to the disk.
 	flushed int64
 	done    bool
@@ -378,6 +381,9 @@ func (u *Upload) fill(c *change, v *inode, o CommitOptions) {
 	}
 	if !o.Mtime.IsZero() {
 		v.Mtime = o.Mtime.UnixNano()
+	}
+	if u.file != nil && !u.labelFits(v) {
+		c.relabel(v.Ino)
 	}
 }
 

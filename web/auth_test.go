@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,114 +54,6 @@ func logIn(t *testing.T, h http.Handler) *http.Cookie {
 }
 
 var formHeader = []string{"Content-Type", "application/x-www-form-urlencoded"}
-
-// actions are all requests that do something, in forms that would succeed.
-var actions = []struct {
-	path, body string
-	header     []string
-}{
-	{"/api/v1/locks/inode:7/reset", "", []string{"If-Match", `"3"`}},
-	{"/api/v1/locks/inode:7/reset?dry_run=1", "", []string{"If-Match", `"3"`}},
-	{"/api/v1/drills", `{"path": "/photos/2024", "cause": "panic"}`, nil},
-	{"/api/v1/jobs/scrub/start", "", nil},
-	{"/api/v1/jobs/scrub/stop", "", nil},
-	{"/api/v1/davlocks/0123456789abcdef/break", "", nil},
-	{"/locks/inode:7/preview", "gen=3", formHeader},
-	{"/locks/inode:7/reset", "gen=3&reason=x", formHeader},
-	{"/drills", "path=/photos/2024&cause=panic", formHeader},
-	{"/jobs/scrub/start", "", formHeader},
-	{"/jobs/scrub/stop", "", formHeader},
-	{"/api/v1/damaged/8/salvage", "", nil},
-	{"/davlocks/0123456789abcdef/break", "confirmed=1", formHeader},
-	{"/logout", "", formHeader},
-}
-
-// unchanged fails the test if anything was done.
-func unchanged(t *testing.T, a *Server, f *rich, audit *Audit, what string) {
-	t.Helper()
-	if f.calls() != "" {
-		t.Errorf("%s: the store was called: %s", what, f.calls())
-	}
-	for _, j := range a.jobs.list() {
-		if j.Running != nil {
-			t.Errorf("%s: job %s runs", what, j.Name)
-		}
-	}
-	if lines, err := audit.last(10); err != nil || len(lines) != 0 {
-		t.Errorf("%s: audit log: %v, %v", what, lines, err)
-	}
-}
-
-// Every route that does something is among the actions, so that no test misses one.
-func TestActionsAreComplete(t *testing.T) {
-	a, _, _ := guarded(t)
-	var paths []string
-	for _, act := range actions {
-		path, _, _ := strings.Cut(act.path, "?")
-		for from, to := range map[string]string{"inode:7": "{name}", "scrub": "{name}", "0123456789abcdef": "{id}", "/8/": "/{ino}/"} {
-			path = strings.ReplaceAll(path, from, to)
-		}
-		if strings.HasPrefix(path, "/jobs/") {
-			path = "/jobs/{name}/{verb}"
-		}
-		paths = append(paths, path)
-	}
-	for _, path := range postRoutes(t, a) {
-		if path != "/login" && !slices.Contains(paths, path) {
-			t.Errorf("POST %s is no action of the tests", path)
-		}
-	}
-}
-
-// The order in which a request is refused does not matter; that it is, does.
-func TestActionsAreRefused(t *testing.T) {
-	for _, refusal := range []struct {
-		name   string
-		header []string
-		status []int
-	}{
-		{"NoCredentials", nil, []int{401}},
-		{"WrongPassword", []string{"Authorization", basicWrong}, []int{401}},
-		{"WrongToken", []string{"Authorization", "Bearer " + strings.Repeat("x", 32)}, []int{401}},
-		{"EmptyToken", []string{"Authorization", "Bearer "}, []int{401}},
-		{"Throttled", []string{"Authorization", basicEve}, []int{429}},
-		{"WrongCookie", []string{"Cookie", "engramfs=" + strings.Repeat("x", 43)}, []int{401}},
-		{"CrossSite", []string{"Authorization", basicAnn, "Sec-Fetch-Site", "cross-site"}, []int{403}},
-		{"SameSite", []string{"Authorization", basicAnn, "Sec-Fetch-Site", "same-site"}, []int{403}},
-		{"WrongOrigin", []string{"Authorization", basicAnn, "Origin", "https://evil.example"}, []int{403}},
-		{"NullOrigin", []string{"Authorization", basicAnn, "Origin", "null"}, []int{403}},
-	} {
-		t.Run(refusal.name, func(t *testing.T) {
-			a, f, audit := guarded(t)
-			for _, act := range actions {
-				w := serve(a, "POST", act.path, act.body, slices.Concat(act.header, refusal.header)...)
-				if !slices.Contains(refusal.status, w.Code) {
-					t.Errorf("POST %s = %d, want %v", act.path, w.Code, refusal.status)
-				}
-				if w.Code == 401 && len(w.Header()["Www-Authenticate"]) == 0 {
-					t.Errorf("POST %s: 401 without a challenge", act.path)
-				}
-				if w.Code == 429 && w.Header().Get("Retry-After") != "7" {
-					t.Errorf("POST %s: 429 with Retry-After %q", act.path, w.Header().Get("Retry-After"))
-				}
-			}
-			unchanged(t, a, f, audit, refusal.name)
-		})
-	}
-}
-
-func TestActionsWithGetChangeNothing(t *testing.T) {
-	a, f, audit := guarded(t)
-	for _, method := range []string{"GET", "HEAD", "PUT", "DELETE"} {
-		for _, act := range actions {
-			w := serve(a, method, act.path, act.body, append([]string{"Authorization", basicAnn}, act.header...)...)
-			if method != "GET" && method != "HEAD" && w.Code != 405 {
-				t.Errorf("%s %s = %d, want 405", method, act.path, w.Code)
-			}
-		}
-	}
-	unchanged(t, a, f, audit, "GET")
-}
 
 func TestReadsNeedCredentials(t *testing.T) {
 	a, _, _ := guarded(t)
@@ -258,10 +149,17 @@ func TestSessionEnds(t *testing.T) {
 func TestSessionsAreBounded(t *testing.T) {
 	clock := now
 	s := newSessions(func() time.Time { clock = clock.Add(time.Millisecond); return clock })
-	first, second := s.begin("first"), s.begin("second")
+	begin := func(user string) string {
+		cookie, ok := s.begin(user, s.current())
+		if !ok {
+			t.Fatalf("no session for %s", user)
+		}
+		return cookie
+	}
+	first, second := begin("first"), begin("second")
 	s.use(keyOf(first))
 	for range maxSessions - 1 {
-		s.begin("x")
+		begin("x")
 	}
 	if len(s.byKey) != maxSessions {
 		t.Errorf("%d sessions", len(s.byKey))
@@ -359,41 +257,55 @@ func TestTokenFile(t *testing.T) {
 	}
 }
 
-// As the program wires it: host names, users with hashed passwords, rate limit.
+// As the program wires it: users with hashed passwords, and a limit of guesses.
 func TestWithTheRealAuthentication(t *testing.T) {
-	f := newRich()
 	real := auth.New(auth.Options{Users: auth.Users{"ann": auth.NewHash("right")}})
-	o := richOptions(f)
+	o := richOptions(newRich())
 	o.Require, o.Optional, o.Principal = real.Require, real.Optional, auth.Principal
-	h := auth.Hosts([]string{"files.example"}, New(o))
-	do := func(host, method, target, body string, header ...string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest(method, "http://"+host+target, strings.NewReader(body))
-		for i := 0; i+1 < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
-		}
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		return w
-	}
-	for _, act := range actions {
-		for _, host := range []string{"evil.example", "127.0.0.1.evil.example", "", "files.example.evil"} {
-			if w := do(host, "POST", act.path, act.body, append([]string{"Authorization", basicAnn}, act.header...)...); w.Code != 421 {
-				t.Errorf("Host %q: POST %s = %d, want 421", host, act.path, w.Code)
-			}
-		}
-	}
-	if f.calls() != "" {
-		t.Errorf("the store was called: %s", f.calls())
-	}
-	w := do("files.example", "POST", "/login", "user=ann&password=right", formHeader...)
+	a := New(o)
+	defer a.Close()
+	w := serve(a, "POST", "/login", "user=ann&password=right", formHeader...)
 	if w.Code != 303 || len(w.Result().Cookies()) != 1 {
 		t.Errorf("login = %d", w.Code)
 	}
-	var last int
 	for range 15 {
-		last = do("127.0.0.1:8081", "POST", "/login", "user=ann&password=wrong", formHeader...).Code
+		if serve(a, "POST", "/login", "user=ann&password=wrong", formHeader...).Code == 429 {
+			return
+		}
 	}
-	if last != 429 {
-		t.Errorf("after 15 wrong passwords: %d, want 429", last)
+	t.Error("15 wrong passwords may be tried in a row")
+}
+
+// A login that was looked at before the users changed must not outlive the change.
+func TestLoginAcrossAChangeOfUsers(t *testing.T) {
+	var a *Server
+	a, _, audit := guarded(t, func(o *Options) {
+		require := o.Require
+		o.Require = func(next http.Handler) http.Handler {
+			return require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r)
+				a.EndSessions() // the password is right, and then it is changed
+			}))
+		}
+	})
+	w := serve(a, "POST", "/login", "user=ann&password=right", formHeader...)
+	if w.Code != 401 || len(w.Result().Cookies()) != 0 || len(a.sessions.byKey) != 0 {
+		t.Errorf("login = %d, cookies %v, %d sessions", w.Code, w.Result().Cookies(), len(a.sessions.byKey))
+	}
+	if lines, err := audit.last(1); err != nil || lines[0].Action != "login" || lines[0].Result != "unauthorized" {
+		t.Errorf("audit log: %+v, %v", lines, err)
+	}
+}
+
+func TestLogoutEndsAllSessionsOfTheUser(t *testing.T) {
+	a, _, _ := guarded(t)
+	bob := serve(a, "POST", "/login", "user=bob&password=right", formHeader...).Result().Cookies()[0]
+	here, elsewhere := logIn(t, a), logIn(t, a)
+	in := func(c *http.Cookie) bool {
+		return serve(a, "GET", "/", "", "Cookie", c.Name+"="+c.Value).Code == 200
+	}
+	serve(a, "POST", "/logout", "", "Cookie", here.Name+"="+here.Value, "Sec-Fetch-Site", "same-origin")
+	if in(here) || in(elsewhere) || !in(bob) {
+		t.Errorf("after the logout of ann: here %t, elsewhere %t, bob %t", in(here), in(elsewhere), in(bob))
 	}
 }

@@ -53,12 +53,12 @@ func newBrowser(t *testing.T) context.Context {
 	return ctx
 }
 
-// newTab opens a tab of the browser, which ends with the test or after a minute.
+// newTab opens a tab of the browser, which ends with the test or after some minutes.
 func newTab(t *testing.T, browser context.Context) context.Context {
 	t.Helper()
 	ctx, end := chromedp.NewContext(browser)
 	t.Cleanup(end)
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -38,6 +38,7 @@ func (e *apiError) Error() string { return e.code + ": " + e.detail }
 var (
 	errNoRoute     = &apiError{http.StatusNotFound, "not_found", "there is nothing here"}
 	errMethod      = &apiError{http.StatusMethodNotAllowed, "method_not_allowed", "the method does not apply here"}
+	errHost        = &apiError{http.StatusMisdirectedRequest, "wrong_host", "this server does not answer to that host name: use its address, or start it with --allow-host"}
 	errCrossOrigin = &apiError{http.StatusForbidden, "cross_origin", "a page of another origin may not change anything here"}
 	errNoDrills    = &apiError{http.StatusForbidden, "drills_disabled", "start the server with --enable-drills"}
 	errNoBody      = &apiError{http.StatusBadRequest, "bad_request", "want a JSON value as the body"}
@@ -47,6 +48,7 @@ var (
 	errStreams     = &apiError{http.StatusServiceUnavailable, "too_many_streams", "too many streams are open: close one"}
 	errNotHere     = &apiError{http.StatusNotFound, "not_available", "this server does not have that"}
 	errNoEvent     = &apiError{http.StatusNotFound, "not_found", "there is no such event: only the newest are kept"}
+	errSound       = &apiError{http.StatusNotFound, "not_found", "the file is not known to be damaged: somebody may have replaced it"}
 	errNoJob       = &apiError{http.StatusNotFound, "not_found", "there is no such job"}
 	errJobRunning  = &apiError{http.StatusConflict, "job_running", "it is running already"}
 	errJobIdle     = &apiError{http.StatusConflict, "job_not_running", "it is not running"}
@@ -104,6 +106,7 @@ var statuses = []struct {
 	{store.ErrName, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
 	{store.ErrNameTooLong, http.StatusBadRequest, "bad_path", "the path cannot exist in a store"},
 	{store.ErrNotDir, http.StatusNotFound, "path_not_found", "no such path"},
+	{store.ErrIsDir, http.StatusConflict, "is_directory", "it is a folder: only files have content"},
 	{store.ErrNoLock, http.StatusNotFound, "not_found", "there is no such lock: it may have expired"},
 	{store.ErrClosed, http.StatusServiceUnavailable, "closing", "the server is stopping"},
 	{fs.ErrInvalid, http.StatusBadRequest, "bad_request", ""},

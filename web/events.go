@@ -3,7 +3,6 @@ package web
 import (
 	"cmp"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -13,14 +12,14 @@ import (
 // Event is one entry of the store's history, as the API shows it.
 type Event struct {
 	Seq   uint64    `json:"seq"`
-	Kind  string    `json:"kind"` // poisoned, reset, or damaged of a file
+	Kind  string    `json:"kind"` // poisoned or reset of a lock, damaged of a file, salvaged of the metadata
 	Lock  string    `json:"lock"`
 	Path  string    `json:"path,omitempty"`
 	Gen   uint64    `json:"gen"`
 	At    time.Time `json:"at"`
-	Op    string    `json:"op,omitempty"`    // of a poisoning: the operation that did it
-	Cause string    `json:"cause,omitempty"` // of a poisoning: panic, goexit, invariant or manual
-	Value string    `json:"value,omitempty"` // of a poisoning: the panic value or error as text
+	Op    string    `json:"op,omitempty"`    // of a poisoning: the operation that did it; of damage: who met it, read or scrub
+	Cause string    `json:"cause,omitempty"` // of a poisoning: panic, goexit, invariant or manual; of damage: content, missing or record
+	Value string    `json:"value,omitempty"` // the panic value or error as text; of a salvage: why there was one
 	// Also names what the same section poisoned besides.
 	Also   []Affected `json:"also,omitempty"`
 	Source string     `json:"source,omitempty"` // of a reset: who asked for it, admin or auto
@@ -43,8 +42,13 @@ type EventList struct {
 	Next *uint64 `json:"next"`
 }
 
-// maxHistory is more events than a store keeps.
-const maxHistory = 10_000
+// The kinds of events, as store.HistoryEntry has them.
+const (
+	kindPoisoned = "poisoned"
+	kindReset    = "reset"
+	kindDamaged  = "damaged"
+	kindSalvaged = store.SalvageEvent
+)
 
 func (a *Server) eventOperations() []operation {
 	return []operation{
@@ -73,37 +77,25 @@ func (a *Server) events(limit int, before uint64) (EventList, error) {
 	if !ok {
 		return EventList{}, errNotHere
 	}
-	list := EventList{Events: []Event{}}
-	// One more than asked for says whether there is another page.
-	ask := limit + 1
-	if before > 0 {
-		newest, err := h.History(1)
-		if err != nil || len(newest) == 0 {
-			return list, err
-		}
-		// Sequence numbers have no gaps.
-		ask = int(min(newest[0].Seq-min(newest[0].Seq, before), maxHistory)) + limit + 2
-	}
-	entries, err := h.History(ask)
+	entries, err := h.History(before, limit+1) // one more says whether there is another page
 	if err != nil {
 		return EventList{}, err
 	}
-	for _, e := range entries {
-		if before > 0 && e.Seq >= before {
-			continue
-		}
-		if len(list.Events) == limit {
-			next := list.Events[limit-1].Seq
-			list.Next = &next
-			break
-		}
+	list := EventList{Events: []Event{}}
+	for _, e := range entries[:min(len(entries), limit)] {
 		list.Events = append(list.Events, eventOf(e))
+	}
+	if len(entries) > limit {
+		list.Next = &entries[limit-1].Seq
 	}
 	return list, nil
 }
 
 func eventOf(e store.HistoryEntry) Event {
 	ev := Event{Seq: e.Seq, Kind: e.Kind, Lock: e.Lock, Path: e.Path, Gen: e.Gen, At: e.At.UTC(), Source: string(e.Source), Report: e.Report}
+	if e.Kind == kindSalvaged {
+		ev.Value, ev.Path = e.Path, ""
+	}
 	if d := e.Damage; d != nil {
 		ev.Op, ev.Cause, ev.Value = string(d.Source), string(d.Kind), d.Err
 	}
@@ -133,23 +125,15 @@ func (a *Server) event(seq uint64) (Event, error) {
 	if !ok {
 		return Event{}, errNotHere
 	}
-	newest, err := h.History(1)
+	entries, err := h.History(seq+1, 1)
 	if err != nil {
 		return Event{}, err
 	}
-	if len(newest) == 0 || seq > newest[0].Seq {
+	if len(entries) == 0 || entries[0].Seq != seq {
 		return Event{}, errNoEvent
 	}
-	entries, err := h.History(int(min(newest[0].Seq-seq, maxHistory)) + 2)
-	if err != nil {
-		return Event{}, err
-	}
-	i := slices.IndexFunc(entries, func(e store.HistoryEntry) bool { return e.Seq == seq })
-	if i < 0 {
-		return Event{}, errNoEvent
-	}
-	ev := eventOf(entries[i])
-	if p := entries[i].Event; p != nil {
+	ev := eventOf(entries[0])
+	if p := entries[0].Event; p != nil {
 		ev.Stack = stackLines(p.Stack)
 	}
 	for k := range ev.Also {

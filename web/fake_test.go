@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -93,8 +94,9 @@ type rich struct {
 	hang    chan struct{} // what needs a lock waits for it; nil: it does not
 }
 
-func (f *rich) History(limit int) ([]store.HistoryEntry, error) {
-	return f.history[:min(limit, len(f.history))], nil
+func (f *rich) History(before uint64, limit int) ([]store.HistoryEntry, error) {
+	list := slices.DeleteFunc(slices.Clone(f.history), func(e store.HistoryEntry) bool { return before > 0 && e.Seq >= before })
+	return list[:min(limit, len(list))], nil
 }
 
 func (f *rich) Damaged() []store.Damage { return f.damage }
@@ -146,7 +148,10 @@ func richOptions(f Store) Options {
 		Drills: true, Points: store.FaultPoints(),
 		Engine: func() EngineStats { return EngineStats{Engine: "pebble", DiskBytes: 210 << 20, Updates: 4711} },
 		Handles: func() []OpenHandle {
-			return []OpenHandle{{Path: "/photos/2024/sea.raw", Ino: 12, Door: "fuse", Opens: 2, Write: true, Since: &since}}
+			return []OpenHandle{{
+				Path: "/photos/2024/sea.raw", Ino: 12, Door: "fuse", Opens: 2, Write: true, Since: &since,
+				Openers: []Opener{{PID: 4711, Name: "darktable"}, {PID: 12}},
+			}}
 		},
 		Mounts: func() []Mount { return []Mount{{Point: "/mnt/photos", State: "mounted", Detail: "passthrough"}} },
 		Listeners: func() []Listener {
@@ -154,6 +159,10 @@ func richOptions(f Store) Options {
 		},
 		Config: func() []Setting {
 			return []Setting{{Name: "data", Value: "/var/lib/engramfs"}, {Name: "user", Value: "ann:hunter2", Secret: true}}
+		},
+		Copy: func() MetadataCopy {
+			asOf := now.Add(-time.Second)
+			return MetadataCopy{State: "current", AsOf: &asOf}
 		},
 		Jobs: []JobSpec{{Name: "scrub", Title: "Scrub", Doc: "Reads all content against its checksums.", Unit: "blocks", Run: func(ctx context.Context, progress func(done, total int64)) ([]string, error) {
 			progress(2048, 10_000)
@@ -200,8 +209,16 @@ var states = []state{
 		f.locks = f.locks[:3]
 		name := "/films/a very long name of a film that does not end soon enough for a phone.mkv"
 		f.damage = []store.Damage{
-			{Path: name, Ino: 4, Offset: 65536, At: now.Add(-time.Hour), Err: "checksum"},
-			{Path: name, Ino: 4, Offset: 131072, At: now.Add(-time.Hour), Err: "checksum"},
+			{Path: name, Ino: 4, Kind: store.DamagedContent, Offset: 65536, Length: 65536, At: now.Add(-time.Hour), Err: "checksum"},
+			{Path: name, Ino: 4, Kind: store.DamagedContent, Offset: 131072, Length: 65536, At: now.Add(-time.Hour), Err: "checksum"},
+		}
+		return nil
+	}},
+	{"second-copy", Degraded, func(f *rich, o *Options) func(*Server) {
+		f.locks = f.locks[:3]
+		asOf := now.Add(-7 * time.Minute)
+		o.Copy = func() MetadataCopy {
+			return MetadataCopy{State: "failed", AsOf: &asOf, Error: "write log-7: input/output error", Late: true}
 		}
 		return nil
 	}},

@@ -3,6 +3,7 @@ package web
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -19,6 +20,20 @@ type OpenHandle struct {
 	Opens int        `json:"opens"`
 	Write bool       `json:"write"` // at least one may write
 	Since *time.Time `json:"since"` // of the first; null: unknown
+	// Openers are the processes that have opened it through the mount, as far as the
+	// kernel tells of them. They may have handed it on.
+	Openers []Opener `json:"openers"`
+}
+
+// Opener is a process of this machine.
+type Opener struct {
+	PID  int    `json:"pid"`
+	Name string `json:"name,omitempty"` // of the program that has this pid now; absent: none does
+}
+
+// String returns what people call it.
+func (o Opener) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s pid %d", o.Name, o.PID))
 }
 
 // DAVLock is a WebDAV lock of a client. Its id stands for its token, which is
@@ -81,7 +96,11 @@ func (a *Server) getHandles(http.ResponseWriter, *http.Request) (HandleList, err
 		return HandleList{}, errNotHere
 	}
 	list, err := a.probes.handles.ask(func() ([]OpenHandle, error) { return a.o.Handles(), nil })
-	return HandleList{append([]OpenHandle{}, list...)}, err
+	list = append([]OpenHandle{}, list...)
+	for i := range list {
+		list[i].Openers = append([]Opener{}, list[i].Openers...)
+	}
+	return HandleList{list}, err
 }
 
 func (a *Server) getDAVLocks(http.ResponseWriter, *http.Request) (DAVLockList, error) {

@@ -43,9 +43,11 @@ type HealthDetails struct {
 	Troubles []Trouble    `json:"troubles"` // the worst first
 	Locks    *LockSummary `json:"locks"`    // null: unknown
 	Damaged  *int         `json:"damaged"`  // places with damaged content; null: unknown
-	Notes    []string     `json:"notes"`    // what an operator should know and cannot heal
-	At       time.Time    `json:"at"`
-	Build    *Build       `json:"build"`
+	// Copy is absent if no second copy of the metadata is kept.
+	Copy  *MetadataCopy `json:"second_copy,omitempty"`
+	Notes []string      `json:"notes"` // what an operator should know and cannot heal
+	At    time.Time     `json:"at"`
+	Build *Build        `json:"build"`
 }
 
 func (h Health) httpStatus() int {
@@ -57,8 +59,9 @@ func (h Health) httpStatus() int {
 
 // Trouble is one thing that is wrong.
 type Trouble struct {
-	Kind   string     `json:"kind"` // read_only, stuck, poisoned, damaged or unknown
+	Kind   string     `json:"kind"` // read_only, stuck, poisoned, damaged, second_copy or unknown
 	Lock   string     `json:"lock,omitempty"`
+	Ino    uint64     `json:"ino,omitempty"` // of a damaged file whose content is there to be salvaged
 	Path   string     `json:"path,omitempty"`
 	Since  *time.Time `json:"since"` // null: unknown
 	What   string     `json:"what"`
@@ -88,6 +91,7 @@ type observation struct {
 	blind    string // why the locks cannot be told; "": they can
 	damaged  []store.Damage
 	noDamage bool // whether content is damaged cannot be told
+	copy     *MetadataCopy
 	resets   []Activity
 	at       time.Time
 }
@@ -107,6 +111,7 @@ func (a *Server) observe() (o observation) {
 	}()
 	damaged, err := a.damaged()
 	o.damaged, o.noDamage = damaged, err != nil
+	o.copy = a.metadataCopy()
 	o.resets = a.resets.list()
 	o.readOnly = a.store.ReadOnly()
 	stuck := map[string]*poison.Stuck{}
@@ -132,7 +137,7 @@ func (a *Server) health() Health { return a.healthOf(a.observe()) }
 
 func (a *Server) healthOf(o observation) Health {
 	h := Health{Status: Online, hung: a.o.Hung(), HealthDetails: &HealthDetails{
-		Progress: append([]Activity{}, o.resets...), Troubles: []Trouble{}, Notes: []string{}, At: o.at.UTC(), Build: &a.o.Build,
+		Progress: append([]Activity{}, o.resets...), Troubles: []Trouble{}, Notes: []string{}, At: o.at.UTC(), Build: &a.o.Build, Copy: o.copy,
 	}}
 	if a.o.Notes != nil {
 		h.Notes = append(h.Notes, a.o.Notes()...)
@@ -175,6 +180,7 @@ var severity = []struct {
 	{"stuck", Stuck},
 	{"poisoned", Degraded},
 	{"damaged", Degraded},
+	{"second_copy", Degraded},
 	{"unknown", Unknown},
 }
 
@@ -219,6 +225,9 @@ func troubles(o observation) []Trouble {
 		}
 		ts = append(ts, damageTrouble(d))
 	}
+	if o.copy != nil && o.copy.Late {
+		ts = append(ts, copyTrouble(o.copy))
+	}
 	if o.blind != "" {
 		ts = append(ts, Trouble{Kind: "unknown", What: o.blind, Action: "look at the server's log; restart the server if this stays"})
 	}
@@ -261,11 +270,15 @@ func lockTrouble(l *Lock) Trouble {
 // damageTrouble describes a file with damaged content.
 func damageTrouble(d store.Damage) Trouble {
 	name, since := cmp.Or(d.Path, fmt.Sprintf("inode %d", d.Ino)), d.At.UTC()
-	return Trouble{
+	t := Trouble{
 		Kind: "damaged", Path: name, Since: &since,
-		What:   name + " has damaged content: what is damaged is refused, never served",
+		What:   name + " is damaged: " + damageWords[d.Kind] + "; what is damaged is refused, never served",
 		Action: "put the file again from a copy, or restore it from a backup",
 	}
+	if d.Kind == store.DamagedContent {
+		t.Ino = uint64(d.Ino)
+	}
+	return t
 }
 
 // clock writes a time for people, in one zone for all of them.

@@ -261,7 +261,12 @@ func (j *Job) tell(running, last *Run, next *Next) {
 	case running != nil:
 		j.Running = running
 	}
-	if last != nil && (j.Last == nil || last.Ended.After(*j.Last.Ended)) {
+	switch {
+	case last == nil:
+	case j.Last == nil || last.Ended.After(*j.Last.Ended): // was not started here
+		j.Last = last
+	case !last.Ended.Before(j.Last.Started): // the same one, and it knows more of it
+		last.Started, last.By = j.Last.Started, j.Last.By
 		j.Last = last
 	}
 }

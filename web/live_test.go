@@ -41,7 +41,14 @@ func write(s *store.Store, path, data string) error {
 // newLive returns a server over a real store with the file /photos/a.
 func newLive(t *testing.T) (*store.Store, *Server, *Audit) {
 	t.Helper()
-	s := storetest.New(t)
+	s, _, a, audit := newLiveBlobs(t)
+	return s, a, audit
+}
+
+// newLiveBlobs is newLive, with where the store keeps its content.
+func newLiveBlobs(t *testing.T) (*store.Store, *storetest.MemBlobs, *Server, *Audit) {
+	t.Helper()
+	s, blobs := storetest.NewWith(t, store.Options{})
 	if _, err := s.EnsureDirectory(t.Context(), "/photos", store.NewNode{Mode: 0o755}); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +59,8 @@ func newLive(t *testing.T) (*store.Store, *Server, *Audit) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Store: s, Audit: audit, Drills: true, Points: store.FaultPoints(), Build: Build{Version: "test"}}
+	o := Options{Store: s, Audit: audit, Drills: true, Points: store.FaultPoints(), Build: Build{Version: "test"}, Token: testToken}
+	o.HostAllowed = func(host string) bool { return host == "example.com" || strings.HasPrefix(host, "127.0.0.1:") }
 	gate(&o)
 	a := New(o)
 	t.Cleanup(func() {
@@ -61,7 +69,7 @@ func newLive(t *testing.T) (*store.Store, *Server, *Audit) {
 			t.Error(err)
 		}
 	})
-	return s, a, audit
+	return s, blobs, a, audit
 }
 
 // die poisons the lock of /photos/a.

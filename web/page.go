@@ -24,7 +24,7 @@ var assetFiles embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"ago": ago, "clock": clock, "iso": iso, "since": lasted, "esc": url.PathEscape,
-	"tone": toneOf, "word": wordOf, "kindIcon": kindIcon,
+	"tone": toneOf, "word": wordOf, "eventTone": eventTone, "eventTarget": eventTarget, "eventWord": eventWord, "eventHow": eventHow,
 	"took":   func(d time.Duration) string { return seconds(d.Seconds()) },
 	"plural": func(n int, noun string) string { return plural(int64(n), noun) },
 	"deref":  func(t *time.Time) time.Time { return *t },
@@ -61,12 +61,13 @@ func (a *Server) pageRoutes(r chi.Router) {
 		r.Get(path, a.page(h))
 	}
 	for path, h := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"/logout":               a.pageLogout,
-		"/locks/{name}/preview": a.pagePreview,
-		"/locks/{name}/reset":   a.pageReset,
-		"/jobs/{name}/{verb}":   a.pageJob,
-		"/davlocks/{id}/break":  a.pageBreak,
-		"/drills":               a.pageDrill,
+		"/logout":                a.pageLogout,
+		"/locks/{name}/preview":  a.pagePreview,
+		"/locks/{name}/reset":    a.pageReset,
+		"/jobs/{name}/{verb}":    a.pageJob,
+		"/davlocks/{id}/break":   a.pageBreak,
+		"/damaged/{ino}/salvage": a.pageSalvage,
+		"/drills":                a.pageDrill,
 	} {
 		r.Post(path, a.page(h))
 	}
@@ -183,32 +184,40 @@ func (a *Server) postLogin(w http.ResponseWriter, r *http.Request) error {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	next := localPath(r.PostFormValue("next"))
+	generation := a.sessions.current() // before the password is looked at
 	try := r.Clone(r.Context())
 	try.SetBasicAuth(r.PostFormValue("user"), r.PostFormValue("password"))
 	name, err := a.verify(try)
-	if err != nil {
-		p := problemOf(err)
-		errorHeaders(w, r, p, err)
-		text := "The user or the password is wrong."
-		if wait := (*waitError)(nil); errors.As(err, &wait) {
-			text = "Too many wrong passwords. Try again in " + wait.retryAfter + " s."
-		}
-		return a.render(w, p.Status, "login", loginPage{frame: a.frame(r, "Log in", ""), Next: next, Text: text})
+	if err == nil {
+		who := identity{name: name, via: "password"}
+		err = a.do(r.WithContext(context.WithValue(r.Context(), identityKey{}, who)), action{name: "login"}, func(*action) error {
+			cookie, ok := a.sessions.begin(name, generation)
+			if !ok {
+				return errNoLogin
+			}
+			setCookie(w, r, cookie)
+			return nil
+		})
 	}
-	r = r.WithContext(context.WithValue(r.Context(), identityKey{}, identity{name: name, via: "password"}))
-	err = a.do(r, action{name: "login"}, func(*action) error {
-		setCookie(w, r, a.sessions.begin(name))
-		return nil
-	})
-	if err != nil {
+	switch {
+	case err == nil:
+		return redirect(w, r, next)
+	case errors.Is(err, errAudit):
 		return err
 	}
-	return redirect(w, r, next)
+	p := problemOf(err)
+	errorHeaders(w, r, p, err)
+	text := "The user or the password is wrong."
+	if wait := (*waitError)(nil); errors.As(err, &wait) {
+		text = "Too many wrong passwords. Try again in " + wait.retryAfter + " s."
+	}
+	return a.render(w, p.Status, "login", loginPage{frame: a.frame(r, "Log in", ""), Next: next, Text: text})
 }
 
+// pageLogout ends all sessions of the user: one that was left open elsewhere, too.
 func (a *Server) pageLogout(w http.ResponseWriter, r *http.Request) error {
 	err := a.do(r, action{name: "logout"}, func(*action) error {
-		a.sessions.end(whoIs(r).key)
+		a.sessions.endOf(whoIs(r).name)
 		setCookie(w, r, "")
 		return nil
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"engramfs/store"
@@ -124,6 +125,7 @@ func (a *Server) pageDrill(w http.ResponseWriter, r *http.Request) error {
 type confirmPage struct {
 	frame
 	Heading, Text, Action, Button string
+	List                          []string
 }
 
 // pageBreak takes a WebDAV lock from its client, at the second time of asking.
@@ -152,6 +154,41 @@ func (a *Server) pageBreak(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return store.ErrNoLock
+}
+
+// shownPlaces bounds the damaged places that the question about a salvage lists.
+const shownPlaces = 20
+
+// pageSalvage hands a damaged file out as it is stored, at the second time of asking.
+func (a *Server) pageSalvage(w http.ResponseWriter, r *http.Request) error {
+	if r.PostFormValue("confirmed") == "1" {
+		return a.salvage(w, r, r.PostFormValue("reason"))
+	}
+	ino, err := inoParam(r)
+	if err != nil {
+		return err
+	}
+	all, err := a.damaged()
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(slices.Clone(all), func(d store.Damage) bool { return d.Ino != ino })
+	if len(all) == 0 {
+		return errSound
+	}
+	name := cmp.Or(all[0].Path, fmt.Sprintf("inode %d", ino))
+	p := confirmPage{
+		frame: a.frame(r, "Download a damaged file", ""), Heading: "Download " + name + " with its damage?",
+		Text:   "Some of its bytes are wrong, and the download has them as they are. Use it only where there is no copy.",
+		Action: fmt.Sprintf("/damaged/%d/salvage", ino), Button: "Download it as it is",
+	}
+	for _, d := range all[:min(len(all), shownPlaces)] {
+		p.List = append(p.List, fmt.Sprintf("bytes %s to %s: %s", number(d.Offset), number(d.Offset+d.Length-1), d.Err))
+	}
+	if more := len(all) - len(p.List); more > 0 {
+		p.List = append(p.List, plural(int64(more), "more place"))
+	}
+	return a.render(w, http.StatusOK, "confirm", p)
 }
 
 // eventsPage is a page of the history.

@@ -174,7 +174,9 @@ func (p *healthPage) headline(h Health) {
 		p.Headline = "A reset is at work. Everything else is served."
 		p.Advice = "Wait for it to end: the page shows how."
 	case worst.Kind == "damaged":
-		p.Headline = where + " is damaged. What is damaged is refused, never served."
+		p.Headline = where + " is damaged. Everything else is served."
+	case worst.Kind == "second_copy":
+		p.Headline = "The second copy of the metadata is not up to date. Everything is served."
 	default:
 		p.Headline = "Changes to " + where + " are refused. Reading works, and so does everything else."
 		if family, _, _ := strings.Cut(worst.Lock, ":"); family != "inode" {
@@ -187,6 +189,11 @@ func (p *healthPage) headline(h Health) {
 	}
 }
 
+// troubleTitles are what is in trouble when that is neither a lock nor a file.
+var troubleTitles = map[string]string{
+	"read_only": "The whole store", "second_copy": "The second copy of the metadata", "unknown": "The locks",
+}
+
 func (p *healthPage) troubles(h Health, o observation) {
 	byName := map[string]*Lock{}
 	for i := range o.locks {
@@ -195,12 +202,14 @@ func (p *healthPage) troubles(h Health, o observation) {
 	p.TroubleCount = "(" + plural(int64(len(h.Troubles)), "problem") + ")"
 	p.MoreTroubles = max(len(h.Troubles)-shownTroubles, 0)
 	for _, t := range h.Troubles[:min(len(h.Troubles), shownTroubles)] {
-		v := troubleView{Trouble: t, Title: cmp.Or(t.Path, t.Lock, "The whole store"), Tone: "warn", Icon: "warn", Word: strings.ReplaceAll(t.Kind, "_", "-"), Text: sentence(t.What)}
+		v := troubleView{Trouble: t, Title: cmp.Or(t.Path, t.Lock, troubleTitles[t.Kind]), Tone: "warn", Icon: "warn", Word: strings.ReplaceAll(t.Kind, "_", "-"), Text: sentence(t.What)}
 		switch t.Kind {
 		case "stuck", "read_only":
 			v.Tone, v.Icon = "bad", "bad"
+		case "damaged":
+			v.Text = sentence(strings.TrimPrefix(t.What, t.Path+" is damaged: "))
 		case "unknown":
-			v.Tone, v.Icon, v.Title = "unknown", "unknown", "The locks"
+			v.Tone, v.Icon = "unknown", "unknown"
 		}
 		if l := byName[t.Lock]; l != nil && t.Kind == lockPoisoned {
 			v.CanReset, v.Gen = true, l.Gen
@@ -295,6 +304,7 @@ func (p *healthPage) handles(a *Server) {
 
 func (p *healthPage) system(a *Server) {
 	p.System = []fact{{"Version", cmp.Or(a.o.Build.Version, "unknown")}, {"Running for", lasted(p.Now, a.started)}}
+	p.System = append(p.System, fact{"Second copy of the metadata", p.Health.Copy.words(p.Now)})
 	if a.o.Listeners != nil {
 		for _, l := range a.o.Listeners() {
 			p.System = append(p.System, fact{"Listens for " + l.Door, l.URL})

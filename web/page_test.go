@@ -20,7 +20,7 @@ import (
 func TestEveryStateIsRendered(t *testing.T) {
 	headlines := map[string]string{
 		"online": "All is well", "degraded": "Changes to /photos/2024 are refused", "rebuilding": "A reset is at work",
-		"damaged": "is damaged", "read-only": "Nothing can be changed", "stuck": "A request holds /music/live", "unknown": "cannot be told",
+		"damaged": "is damaged", "second-copy": "is not up to date. Everything is served", "read-only": "Nothing can be changed", "stuck": "A request holds /music/live", "unknown": "cannot be told",
 	}
 	for _, s := range states {
 		t.Run(s.name, func(t *testing.T) {

@@ -1,10 +1,13 @@
 package web
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"engramfs/store"
 )
 
 // toneOf maps a state to its colour and icon; the word is always shown with it.
@@ -37,11 +40,53 @@ func lockTone(state string) (tone string) {
 	return "unknown"
 }
 
-func kindIcon(kind string) string {
-	if kind == "reset" {
+// eventTone is toneOf for what has happened.
+func eventTone(e Event) string {
+	switch {
+	case e.Kind == kindReset && (e.Report == nil || len(e.Report.Problems) == 0):
 		return "ok"
+	case e.Kind == kindSalvaged:
+		return "warn"
 	}
 	return "bad"
+}
+
+// eventTarget says what an event has happened to, and eventWord what.
+func eventTarget(e Event) string {
+	if e.Kind == kindSalvaged {
+		return "The metadata"
+	}
+	return cmp.Or(e.Path, e.Lock, "a file without a name")
+}
+
+func eventWord(e Event) string {
+	if e.Kind == kindReset && eventTone(e) != "ok" {
+		return "not reset"
+	}
+	return e.Kind
+}
+
+// eventHow says how it came about, in a few words; "": there is nothing to say.
+func eventHow(e Event) string {
+	switch e.Kind {
+	case kindPoisoned:
+		return "by a " + e.Cause + " in " + e.Op
+	case kindDamaged:
+		return damageWords[store.DamageKind(e.Cause)] + ", found by a " + e.Op
+	case kindSalvaged:
+		return "from what was left of it"
+	}
+	if e.Source == string(store.ResetByAuto) {
+		return "by the server itself"
+	}
+	return ""
+}
+
+// damageWords say what is damaged of a file.
+var damageWords = map[store.DamageKind]string{
+	store.DamagedContent: "bytes of its content are wrong",
+	store.DamagedMissing: "its content is missing",
+	store.DamagedRecord:  "its record cannot be read",
 }
 
 func iso(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -84,7 +84,15 @@ func (a *Server) readyChecks() []check {
 	for _, d := range o.damaged {
 		sound.worsen(degraded, damageTrouble(d).What)
 	}
-	return append(a.liveChecks(), writable, stuck, healthy, sound)
+	checks := append(a.liveChecks(), writable, stuck, healthy, sound)
+	if o.copy != nil {
+		second := check{name: "second-copy", result: checkPass}
+		if o.copy.Late { // never a failure: another server would serve no better
+			second.worsen(checkWarn, copyTrouble(o.copy).What)
+		}
+		checks = append(checks, second)
+	}
+	return checks
 }
 
 // worsen adds what is wrong.

@@ -107,5 +107,12 @@ func (a *Server) apiHealth(details bool) apiHealth {
 		}
 		h.Checks["content:damaged"] = []apiCheck{damaged}
 	}
+	if o.copy != nil {
+		second := apiCheck{ComponentType: "datastore", ObservedValue: o.copy.State, Status: checkPass, Time: o.copy.AsOf}
+		if o.copy.Late {
+			second.Status, second.Output = checkWarn, copyTrouble(o.copy).What
+		}
+		h.Checks["metadata:second-copy"] = []apiCheck{second}
+	}
 	return h
 }

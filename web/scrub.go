@@ -116,6 +116,19 @@ func (a *Server) salvageOperation() operation {
 	return op
 }
 
+// inoParam returns the number of an inode in the path.
+func inoParam(r *http.Request) (store.Ino, error) {
+	text, err := pathParam(r, "ino")
+	if err != nil {
+		return 0, err
+	}
+	ino, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, badRequest("inode %s: want its number", text)
+	}
+	return store.Ino(ino), nil
+}
+
 // badRangesHeader lists what is damaged in the form of a Range header (RFC 9110
 // section 14.1.2), at most maxBadRanges of it, and then an ellipsis.
 const (
@@ -124,23 +137,19 @@ const (
 )
 
 func (a *Server) salvage(w http.ResponseWriter, r *http.Request, reason string) error {
-	text, err := pathParam(r, "ino")
+	ino, err := inoParam(r)
 	if err != nil {
 		return err
-	}
-	ino, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return badRequest("inode %s: want its number", text)
 	}
 	s, ok := a.store.(salvager)
 	if !ok {
 		return errNotHere
 	}
-	name := a.damagedPath(store.Ino(ino))
-	act := action{name: "file.salvage", target: "inode " + text, reason: reason, facts: map[string]any{"path": name}}
+	name := a.damagedPath(ino)
+	act := action{name: "file.salvage", target: fmt.Sprintf("inode %d", ino), reason: reason, facts: map[string]any{"path": name}}
 	begun := false
 	err = a.do(r, act, func(act *action) error {
-		v, err := s.OpenRaw(r.Context(), store.Ino(ino))
+		v, err := s.OpenRaw(r.Context(), ino)
 		if err != nil {
 			return err
 		}
@@ -149,7 +158,7 @@ func (a *Server) salvage(w http.ResponseWriter, r *http.Request, reason string) 
 		h := w.Header()
 		h.Set("Content-Type", "application/octet-stream")
 		h.Set("Content-Length", strconv.FormatInt(v.Size(), 10))
-		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": salvageName(name, text)}))
+		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": salvageName(name, ino)}))
 		h.Set(badRangesHeader, rangesText(v.Bad()))
 		begun = true
 		_, err = v.WriteTo(w)
@@ -172,9 +181,9 @@ func (a *Server) damagedPath(ino store.Ino) string {
 	return ""
 }
 
-func salvageName(file, ino string) string {
+func salvageName(file string, ino store.Ino) string {
 	if file == "" {
-		return "inode-" + ino + ".salvaged"
+		return fmt.Sprintf("inode-%d.salvaged", ino)
 	}
 	return path.Base(file) + ".salvaged"
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -26,10 +27,12 @@ func keyOf(cookie string) sessionKey { return sha256.Sum256([]byte(cookie)) }
 type sessions struct {
 	now func() time.Time
 
-	// mu protects the field below.
+	// mu protects the fields below.
 	mu sync.Mutex
 
 	byKey map[sessionKey]*session
+	// generation grows when all sessions end.
+	generation uint64
 }
 
 type session struct {
@@ -41,20 +44,32 @@ func newSessions(now func() time.Time) *sessions {
 	return &sessions{now: now, byKey: map[sessionKey]*session{}}
 }
 
-// begin returns the cookie of a new session of user. Expired sessions make room
-// for it, or else the one that was not used for the longest time.
-func (s *sessions) begin(user string) (cookie string) {
+// current returns the generation of the sessions that begin now.
+func (s *sessions) current() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.generation
+}
+
+// begin returns the cookie of a new session of user, whose password was looked at
+// in a generation. If all sessions have ended since then, because the users have
+// changed, there is none. Expired sessions make room for it, or else the one that was
+// not used for the longest time.
+func (s *sessions) begin(user string, generation uint64) (cookie string, ok bool) {
 	b := make([]byte, 32)
 	rand.Read(b) // never fails, see crypto/rand
 	cookie = base64.RawURLEncoding.EncodeToString(b)
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if generation != s.generation {
+		return "", false
+	}
 	if len(s.byKey) >= maxSessions {
 		s.makeRoomLocked(now)
 	}
 	s.byKey[keyOf(cookie)] = &session{user: user, begun: now, lastly: now}
-	return cookie
+	return cookie, true
 }
 
 func (s *sessions) makeRoomLocked(now time.Time) {
@@ -102,16 +117,19 @@ func (s *sessions) live(key sessionKey) bool {
 	return v != nil && !v.expired(now)
 }
 
-func (s *sessions) end(key sessionKey) {
+// endOf ends all sessions of user, in whatever browser.
+func (s *sessions) endOf(user string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byKey, key)
+	maps.DeleteFunc(s.byKey, func(_ sessionKey, v *session) bool { return v.user == user })
 }
 
+// endAll ends all sessions, also those that are about to begin.
 func (s *sessions) endAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.byKey)
+	s.generation++
 }
 
 // cookieName binds the cookie to this host and to TLS where there is TLS

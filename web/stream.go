@@ -105,7 +105,7 @@ func (s *stream) tell() error {
 // healthWithoutTime is what of a health makes it another one.
 func healthWithoutTime(h Health) Health {
 	details := *h.HealthDetails
-	details.At = time.Time{}
+	details.At, details.Copy = time.Time{}, details.Copy.withoutTime()
 	h.HealthDetails = &details
 	return h
 }

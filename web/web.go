@@ -37,7 +37,7 @@ type Store interface {
 // What a store may have besides; what it lacks is not offered.
 type (
 	historian interface {
-		History(limit int) ([]store.HistoryEntry, error)
+		History(before uint64, limit int) ([]store.HistoryEntry, error)
 	}
 	checker interface {
 		Check(context.Context, store.CheckOptions) ([]store.Finding, error)
@@ -109,6 +109,11 @@ type Options struct {
 	// that Require admits. See LoadToken. "": no token.
 	Token string
 
+	// HostAllowed says whether a request with this Host header is answered; others are
+	// refused with 421, because a page from elsewhere may have given its own host name
+	// the address of this server (DNS rebinding). nil: every host.
+	HostAllowed func(host string) bool
+
 	// Audit gets a line before and after every action. An action that it cannot
 	// take is refused. nil: actions are only logged.
 	Audit *Audit
@@ -116,6 +121,7 @@ type Options struct {
 	Engine    func() EngineStats  // figures of the metadata engine
 	Traffic   func() Traffic      // figures of the requests that the doors serve
 	Handles   func() []OpenHandle // files that clients hold open
+	Copy      func() MetadataCopy // the second copy of the metadata
 	Mounts    func() []Mount      // mount points of this process
 	Listeners func() []Listener   // addresses that this process listens on
 	Config    func() []Setting    // the configuration in force
@@ -181,6 +187,9 @@ func (o *Options) setDefaults() {
 	if o.Principal == nil {
 		o.Principal = func(*http.Request) string { return "" }
 	}
+	if o.HostAllowed == nil {
+		o.HostAllowed = func(string) bool { return true }
+	}
 	if o.Points == nil {
 		o.Points = []store.FaultPoint{}
 	}
@@ -208,12 +217,13 @@ func (a *Server) Close() {
 	a.jobs.wait()
 }
 
-// EndSessions logs everybody out of the page: for when the users have changed.
+// EndSessions logs everybody out of the page, for after the users have changed. A login
+// whose password was looked at before counts no more either.
 func (a *Server) EndSessions() { a.sessions.endAll() }
 
 func (a *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(a.catch, a.headers, a.sameOrigin, middleware.GetHead)
+	r.Use(a.catch, a.headers, a.rightHost, a.sameOrigin, middleware.GetHead)
 	r.NotFound(a.handle(func(http.ResponseWriter, *http.Request) error { return errNoRoute }))
 	r.MethodNotAllowed(a.handle(func(w http.ResponseWriter, req *http.Request) error {
 		setAllow(w, r, req.URL.EscapedPath())
@@ -282,6 +292,18 @@ func (a *Server) headers(next http.Handler) http.Handler {
 		// forms (Fetch standard, section 3.1), and sameOrigin could not tell.
 		h.Set("Referrer-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// rightHost refuses requests to a name that is not this server's.
+func (a *Server) rightHost(next http.Handler) http.Handler {
+	refuse := a.handle(func(http.ResponseWriter, *http.Request) error { return errHost })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !a.o.HostAllowed(r.Host) {
+			refuse(w, r)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -19,6 +19,9 @@ func serve(h http.Handler, method, target, body string, header ...string) *httpt
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w

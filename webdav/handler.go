@@ -34,6 +34,9 @@ type Options struct {
 	// anonymous one. Locks belong to the principal that took them. Nil: every
 	// request is anonymous.
 	Principal func(*http.Request) string
+	// Failed, if not nil, is told why a request is answered with an error; of a panic
+	// it gets a *store.PanicError. The context is the request's.
+	Failed func(ctx context.Context, err error)
 	// MaxXMLBody limits the body of PROPFIND, PROPPATCH and LOCK, in bytes
 	// (413 beyond it). Zero: DefaultMaxXMLBody.
 	MaxXMLBody int64
@@ -47,6 +50,7 @@ type Handler struct {
 	prefix     string // "" or "/a/b", without a trailing slash
 	logger     *slog.Logger
 	principal  func(*http.Request) string
+	failed     func(context.Context, error)
 	maxXMLBody int64
 	uid, gid   uint32 // owner of what is created
 
@@ -62,6 +66,7 @@ func New(o Options) *Handler {
 		store:      o.Store,
 		logger:     o.Logger,
 		principal:  o.Principal,
+		failed:     o.Failed,
 		maxXMLBody: o.MaxXMLBody,
 		uid:        uint32(os.Getuid()),
 		gid:        uint32(os.Getgid()),
@@ -74,6 +79,9 @@ func New(o Options) *Handler {
 	}
 	if h.principal == nil {
 		h.principal = func(*http.Request) string { return "" }
+	}
+	if h.failed == nil {
+		h.failed = func(context.Context, error) {}
 	}
 	if h.maxXMLBody <= 0 {
 		h.maxXMLBody = DefaultMaxXMLBody
@@ -192,12 +200,14 @@ func (h *Handler) caught(w *response, hr *http.Request, v any) {
 		panic(http.ErrAbortHandler)
 	}
 	h.panics.Add(1)
+	died := &store.PanicError{Op: hr.Method, Value: v, Stack: debug.Stack()}
+	h.failed(hr.Context(), died)
 	if v == nil {
 		h.logger.Error("webdav handler exited", "method", hr.Method, "path", hr.URL.Path)
 		return
 	}
 	h.logger.Error("webdav handler panicked", "method", hr.Method, "path", hr.URL.Path,
-		"panic", v, "stack", string(debug.Stack()))
+		"panic", v, "stack", string(died.Stack))
 	if w.code != 0 {
 		panic(http.ErrAbortHandler) // the answer has begun: cut it, so that nobody takes it for whole
 	}

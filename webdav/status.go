@@ -134,6 +134,7 @@ func statusOf(err error) statusRow {
 // fail answers with the status of err. When the answer has already begun the
 // connection is cut instead, so that nobody takes what was sent for whole.
 func (h *Handler) fail(hw http.ResponseWriter, r *request, err error) {
+	h.failed(r.Request.Context(), err)
 	row := statusOf(err)
 	var digest *digestError
 	if errors.As(err, &digest) {

@@ -32,7 +32,8 @@ type adminCmd struct {
 	Reset   adminResetCmd   `cmd:"" help:"Rebuild what a poisoned lock guards, check it and clear the lock. Reports what it would do, and asks."`
 	Events  adminEventsCmd  `cmd:"" help:"What happened to the locks, or one event with its stack and report."`
 	Handles adminHandlesCmd `cmd:"" help:"Files that clients hold open."`
-	Damaged adminDamagedCmd `cmd:"" help:"Places with damaged content."`
+	Damaged adminDamagedCmd `cmd:"" help:"Places with damaged content; exit code 1 if there are any."`
+	Salvage adminSalvageCmd `cmd:"" help:"Fetch a damaged file as it is stored, wrong bytes and all."`
 	Check   adminCheckCmd   `cmd:"" help:"Compare all metadata with itself; exit code 1 if it finds a problem."`
 	Scrub   adminScrubCmd   `cmd:"" help:"Read all content against its checksums; exit code 1 if it finds a problem."`
 	Drill   adminDrillCmd   `cmd:"" help:"Make the next change of a file fail on purpose, or list where that can happen."`

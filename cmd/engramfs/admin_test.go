@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net"
@@ -9,10 +10,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"engramfs/store"
 	"engramfs/store/poison"
@@ -94,11 +98,12 @@ func (f *troubled) resets() string {
 
 func (f *troubled) ReadOnly() error                                     { return nil }
 func (f *troubled) ArmFault(_ context.Context, path, _, _ string) error { return nil }
-func (f *troubled) History(limit int) ([]store.HistoryEntry, error) {
-	return f.history[:min(limit, len(f.history))], nil
+func (f *troubled) History(before uint64, limit int) ([]store.HistoryEntry, error) {
+	list := slices.DeleteFunc(slices.Clone(f.history), func(e store.HistoryEntry) bool { return before > 0 && e.Seq >= before })
+	return list[:min(limit, len(list))], nil
 }
 func (f *troubled) Damaged() []store.Damage {
-	return []store.Damage{{Ino: 4, Path: "/films/a.mkv", Offset: 65536, At: poisonedAt.Add(-time.Hour), Err: "checksum"}}
+	return []store.Damage{{Ino: 4, Path: "/films/a.mkv", Kind: store.DamagedContent, Offset: 65536, Length: 65536, At: poisonedAt.Add(-time.Hour), Err: "checksum"}}
 }
 
 const goodToken = "0123456789abcdef0123456789abcdef"
@@ -127,7 +132,7 @@ func serveAdmin(t *testing.T, f web.Store, change ...func(*web.Options)) *httpte
 		Optional:  func(next http.Handler) http.Handler { return next },
 		Principal: func(r *http.Request) string { user, _, _ := r.BasicAuth(); return user },
 		Handles: func() []web.OpenHandle {
-			return []web.OpenHandle{{Path: "/photos/sea.raw", Ino: 12, Door: "fuse", Opens: 2, Write: true, Since: &since}, {Path: "/a", Ino: 5, Door: "webdav", Opens: 1}}
+			return []web.OpenHandle{{Path: "/photos/sea.raw", Ino: 12, Door: "fuse", Opens: 2, Write: true, Since: &since, Openers: []web.Opener{{PID: 71, Name: "vi\x1bm"}, {PID: 4711}}}, {Path: "/a", Ino: 5, Door: "webdav", Opens: 1}}
 		},
 	}
 	for _, c := range change {
@@ -168,14 +173,13 @@ func runProgram(t *testing.T, args ...string) (code int, stdout, stderr string) 
 	return code, out.String(), errs.String()
 }
 
-func TestAdminTables(t *testing.T) {
-	s := serveAdmin(t, newTroubled())
-	for name, tc := range map[string]struct {
-		args string
-		code int
-		want string
-	}{
-		"health": {"health", exitRun, `
+// adminTables are the commands that show something, and what they show of newTroubled.
+var adminTables = map[string]struct {
+	args string
+	code int
+	want string
+}{
+	"health": {"health", exitRun, `
 State:    DEGRADED
 Problem:  lock inode:7 (/photos/\x1b[2J\n2024) is poisoned since 2026-03-04 14:02:11 UTC (panic in rename): its writes are refused, its reads are served (and 1 more)
 Action:   engramfs admin reset inode:7
@@ -187,12 +191,12 @@ SINCE (UTC)          TROUBLE   LOCK     ACTION                                  
 2026-03-04 14:02:11  poisoned  inode:7  engramfs admin reset inode:7                                 /photos/\x1b[2J\n2024
 2026-03-04 13:02:11  damaged   -        put the file again from a copy, or restore it from a backup  /films/a.mkv
 `},
-		"locks": {"locks", exitClean, `
+	"locks": {"locks", exitClean, `
 LOCK     STATE     GEN  SINCE (UTC)          CAUSE  OPERATION  REFUSED  PATH
 alloc    healthy   -    -                    -      -          -        -
 inode:7  poisoned  3    2026-03-04 14:02:11  panic  rename     12       /photos/\x1b[2J\n2024
 `},
-		"lock": {"locks inode:7", exitClean, `
+	"lock": {"locks inode:7", exitClean, `
 Lock:     inode:7
 State:    poisoned
 Path:     /photos/\x1b[2J\n2024
@@ -207,18 +211,18 @@ Refused:  12 writes; 1 reads served marked as degraded
   main.f()
       file.go:7
 `},
-		"events": {"events", exitClean, `
+	"events": {"events", exitClean, `
 EVENT  TIME (UTC)           WHAT      LOCK   GEN  BY                   PATH
 2      2026-03-04 13:02:11  reset     usage  1    admin                -
 1      2026-03-04 12:02:11  poisoned  usage  1    goexit in usage_add  -
 `},
-		"page of events": {"events --limit 1", exitClean, `
+	"page of events": {"events --limit 1", exitClean, `
 EVENT  TIME (UTC)           WHAT   LOCK   GEN  BY     PATH
 2      2026-03-04 13:02:11  reset  usage  1    admin  -
 
 older ones: --before 2
 `},
-		"poisoning": {"events 1", exitClean, `
+	"poisoning": {"events 1", exitClean, `
 Event:    1
 What:     poisoned
 Time:     2026-03-04 12:02:11 UTC
@@ -230,7 +234,7 @@ By:       goexit in usage_add
   main.f()
       file.go:7
 `},
-		"event of a reset": {"events 2", exitClean, `
+	"event of a reset": {"events 2", exitClean, `
 Event:    2
 What:     reset
 Time:     2026-03-04 13:02:11 UTC
@@ -244,16 +248,16 @@ Repaired: none
 Problems: none
 Took:     1.23ms
 `},
-		"handles": {"handles", exitClean, `
-INODE  DOOR    OPENS  MODE   SINCE (UTC)          PATH
-12     fuse    2      write  2026-03-04 14:01:11  /photos/sea.raw
-5      webdav  1      read   -                    /a
+	"handles": {"handles", exitClean, `
+INODE  DOOR    OPENS  MODE   SINCE (UTC)          BY                        PATH
+12     fuse    2      write  2026-03-04 14:01:11  vi\x1bm pid 71, pid 4711  /photos/sea.raw
+5      webdav  1      read   -                    -                         /a
 `},
-		"damaged": {"damaged", exitRun, `
+	"damaged": {"damaged", exitRun, `
 INODE  OFFSET  SINCE (UTC)          ERROR     PATH
 4      65536   2026-03-04 13:02:11  checksum  /films/a.mkv
 `},
-		"drill points": {"drill", exitClean, `
+	"drill points": {"drill", exitClean, `
 POINT          EFFECT   WHERE
 upload:write   fails    an upload's bytes are being taken in; no lock is held
 upload:sync    fails    an upload is complete and about to be synced; no lock is held
@@ -262,19 +266,70 @@ write:content  poisons  a file's content is about to be changed in place
 
 causes: panic, goexit, error, hold
 `},
-		"drill": {"drill /photos/a --cause goexit --point write:content", exitClean, `
+	"drill": {"drill /photos/a --cause goexit --point write:content", exitClean, `
 Armed:    /photos/a
 Strikes:  once, at write:content
 Cause:    goexit
 `},
-	} {
+}
+
+// Each command prints its table, or with --json the answer as it is, and ends with the
+// same exit code. Neither depends on where the administrator sits.
+func TestAdminTables(t *testing.T) {
+	s := serveAdmin(t, newTroubled())
+	here := time.Local
+	time.Local = time.FixedZone("far away", 9*60*60)
+	defer func() { time.Local = here }()
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	for name, tc := range adminTables {
 		t.Run(name, func(t *testing.T) {
 			code, out, errs := admin(t, s, strings.Fields(tc.args)...)
 			if code != tc.code || errs != "" || out != tc.want[1:] {
 				t.Errorf("exit %d, want %d\n%s\nwant:%s\nstderr: %s", code, tc.code, out, tc.want, errs)
 			}
+			code, out, errs = admin(t, s, append(strings.Fields(tc.args), "--json")...)
+			if code != tc.code || errs != "" || !json.Valid([]byte(out)) || out[0] != '{' {
+				t.Errorf("with --json: exit %d, want %d\n%s\nstderr: %s", code, tc.code, out, errs)
+			}
 		})
 	}
+}
+
+// A new command must not stay without a test of what it prints.
+func TestEveryAdminCommandIsTested(t *testing.T) {
+	elsewhere := map[string]string{
+		"reset": "TestResetReports", "check": "TestCheckTellsItsResult", "scrub": "TestScrubIsJoinedAndFollowed",
+		"audit": "TestAdminAuditNamesTheToken", "salvage": "TestAdminSalvages",
+	}
+	tested := map[string]bool{}
+	for _, tc := range adminTables {
+		name, _, _ := strings.Cut(tc.args, " ")
+		tested[name] = true
+	}
+	for _, cmd := range command(t, "admin").Children {
+		if !tested[cmd.Name] && elsewhere[cmd.Name] == "" {
+			t.Errorf("admin %s has no test", cmd.Name)
+		}
+		if cmd.Help == "" {
+			t.Errorf("admin %s has no help", cmd.Name)
+		}
+	}
+}
+
+// command returns a command of the program.
+func command(t *testing.T, name string) *kong.Node {
+	t.Helper()
+	k, err := kong.New(&cli{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range k.Model.Children {
+		if cmd.Name == name {
+			return cmd
+		}
+	}
+	t.Fatalf("no %s command", name)
+	return nil
 }
 
 func TestAdminAuditNamesTheToken(t *testing.T) {
@@ -287,6 +342,9 @@ func TestAdminAuditNamesTheToken(t *testing.T) {
 		"2026-03-04 14:03:11  token  token  lock.reset  inode:7  done    disk\\tchanged\n"
 	if out != want {
 		t.Errorf("audit:\n%s\nwant:\n%s", out, want)
+	}
+	if code, out, _ := admin(t, s, "audit", "--json"); code != exitClean || !json.Valid([]byte(out)) || !strings.Contains(out, `"action": "lock.reset"`) {
+		t.Errorf("audit --json: exit %d\n%s", code, out)
 	}
 }
 

@@ -108,6 +108,30 @@ func (s *adminAPI) ask(q question) ([]byte, error) {
 		ctx, cancel = context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 	}
+	answer, err := s.send(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return s.read(answer)
+}
+
+// download returns the answer to q whose body is a file, for the caller to close. Its
+// errors are those of ask.
+func (s *adminAPI) download(q question) (*http.Response, error) {
+	answer, err := s.send(s.p.ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == "application/octet-stream" {
+		return answer, nil
+	}
+	if _, err = s.read(answer); err == nil {
+		err = noAnswer(fmt.Errorf("%s: not a file", s.base), "is the server of another version?")
+	}
+	return nil, err
+}
+
+func (s *adminAPI) send(ctx context.Context, q question) (*http.Response, error) {
 	req, err := s.request(ctx, q)
 	if err != nil {
 		return nil, err
@@ -116,10 +140,15 @@ func (s *adminAPI) ask(q question) ([]byte, error) {
 	if err != nil {
 		return nil, noAnswer(err, "is the server running, with its admin listener there? See --admin and --url")
 	}
+	return answer, nil
+}
+
+// read reads and closes an answer's body, and returns what it stands for.
+func (s *adminAPI) read(answer *http.Response) ([]byte, error) {
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
 	if err != nil {
-		return nil, noAnswer(fmt.Errorf("%s: %w", req.URL, err), "the connection broke: ask again")
+		return nil, noAnswer(fmt.Errorf("%s: %w", answer.Request.URL, err), "the connection broke: ask again")
 	}
 	return body, s.refused(answer, body)
 }

@@ -31,6 +31,9 @@ func TestResetReports(t *testing.T) {
 	if code, out, errs := admin(t, s, "reset", "inode:7", "--yes"); code != exitClean || out != report("reset") {
 		t.Errorf("reset: exit %d\n%s%s", code, out, errs)
 	}
+	if code, out, errs := admin(t, serveAdmin(t, newTroubled()), "reset", "inode:7", "--yes", "--json"); code != exitClean || !strings.Contains(out, `"reloaded": [`) || errs != "" {
+		t.Errorf("reset --json: exit %d\n%s%s", code, out, errs)
+	}
 	if got, want := f.resets(), "inode:7 gen=3 dry=true; inode:7 gen=3 dry=false"; got != want {
 		t.Errorf("asked for %s, want %s", got, want)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"engramfs/internal/auth"
+	"engramfs/internal/tracing"
 	"engramfs/store"
 	"engramfs/web"
 )
@@ -51,11 +52,14 @@ func (s *server) openAdmin() (err error) {
 		Metrics: s.monitor.metrics.Handler(), MetricsPublic: s.cfg.MetricsPublic, DegradedNotReady: !s.cfg.ReadyWhenDegraded,
 		Traffic: s.traffic, Engine: func() web.EngineStats { return engineStats(s.store) }, Notes: s.notes,
 		Drills: s.cfg.EnableDrills, Points: store.FaultPoints(), Principal: auth.Principal,
-		Audit: s.audit, Listeners: s.listeners, Handles: s.handles,
+		Audit: s.audit, Listeners: s.listeners, Handles: s.handles, HostAllowed: auth.HostCheck(s.hosts()),
 		Config: func() []web.Setting { return settings(reflect.ValueOf(s.cfg).Elem()) },
 	}
 	if s.mount != nil {
 		o.Mounts = s.mounts
+	}
+	if s.metadata.copy != nil {
+		o.Copy = s.metadataCopy
 	}
 	if s.auth != nil {
 		o.Require, o.Optional = s.auth.Require, s.auth.Optional
@@ -67,7 +71,7 @@ func (s *server) openAdmin() (err error) {
 	return nil
 }
 
-func (s *server) adminHandler() http.Handler { return auth.Hosts(s.hosts(), s.web) }
+func (s *server) adminHandler() http.Handler { return s.tracer.HTTP(tracing.Admin, s.web) }
 
 func (s *server) listeners() []web.Listener {
 	var list []web.Listener

@@ -59,6 +59,9 @@ func healthText(out *page, h web.Health) {
 	}
 	out.fact("Locks", locks)
 	out.fact("Damaged", damaged)
+	if c := d.Copy; c != nil {
+		out.fact("Copy", copyText(c))
+	}
 	out.facts("Note", d.Notes)
 	if d.Build != nil {
 		out.fact("Server", d.Build.Version+" "+d.Build.Go)
@@ -69,6 +72,18 @@ func healthText(out *page, h web.Health) {
 			return []string{clockOf(t.Since), t.Kind, t.Lock, actionOf(t), t.Path}
 		}))
 	}
+}
+
+// copyText says how good the second copy of the metadata is.
+func copyText(c *web.MetadataCopy) string {
+	text := "of the metadata, " + c.State
+	if c.AsOf != nil {
+		text += ", as of " + utc(*c.AsOf)
+	}
+	if c.Late {
+		text += ", late"
+	}
+	return text
 }
 
 // actionOf says what to do about a trouble on this command line, if that is where
@@ -204,10 +219,10 @@ func eventsText(out *page, list web.EventList) {
 
 // byOf says what caused an event.
 func byOf(e web.Event) string {
-	if e.Op != "" {
+	if e.Op != "" && e.Kind == "poisoned" {
 		return e.Cause + " in " + e.Op
 	}
-	return e.Source
+	return cmp.Or(e.Source, e.Op)
 }
 
 func eventText(out *page, e web.Event) {
@@ -240,15 +255,24 @@ func (*adminHandlesCmd) Run(p *process, a *adminCmd) error {
 		return err
 	}
 	_, err = show(s, get("handles"), func(out *page, list web.HandleList) {
-		out.table("no open files", []string{"INODE", "DOOR", "OPENS", "MODE", "SINCE (UTC)", "PATH"}, rowsOf(list.Handles, func(h web.OpenHandle) []string {
+		out.table("no open files", []string{"INODE", "DOOR", "OPENS", "MODE", "SINCE (UTC)", "BY", "PATH"}, rowsOf(list.Handles, func(h web.OpenHandle) []string {
 			mode := "read"
 			if h.Write {
 				mode = "write"
 			}
-			return []string{strconv.FormatUint(h.Ino, 10), h.Door, strconv.Itoa(h.Opens), mode, clockOf(h.Since), h.Path}
+			return []string{strconv.FormatUint(h.Ino, 10), h.Door, strconv.Itoa(h.Opens), mode, clockOf(h.Since), openersText(h.Openers), h.Path}
 		}))
 	})
 	return err
+}
+
+// openersText names processes.
+func openersText(list []web.Opener) string {
+	var names []string
+	for _, o := range list {
+		names = append(names, o.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // adminDamagedCmd shows damaged content.

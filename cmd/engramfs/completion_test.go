@@ -11,7 +11,7 @@ import (
 
 func TestComplete(t *testing.T) {
 	for line, want := range map[string]string{
-		"":                                 "serve mount healthcheck admin completion version",
+		"":                                 "serve mount check healthcheck admin completion version",
 		"ad":                               "admin",
 		"nothing":                          "",
 		"completion ":                      "bash zsh fish",

@@ -55,6 +55,7 @@ type serverFlags struct {
 	AllowHost []string `placeholder:"NAME" help:"A host name that requests may use for the admin API or an anonymous server; repeatable. IP addresses and localhost always may."`
 
 	monitorFlags
+	tracingFlags
 	scrubFlags
 
 	EnableDrills bool `help:"Let the admin API inject faults into the write path."`
@@ -109,7 +110,7 @@ func (c *serveCmd) validate() error {
 	case c.ShutdownTime <= 0:
 		return fmt.Errorf("--shutdown-timeout %s: want more than 0", c.ShutdownTime)
 	}
-	return errors.Join(c.monitorFlags.validate(), c.scrubFlags.validate(), c.mountFlags.validate())
+	return errors.Join(c.monitorFlags.validate(), c.tracingFlags.validate(), c.scrubFlags.validate(), c.mountFlags.validate())
 }
 
 // listener is an address that is configured, and the flag it comes from.

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/alecthomas/kong"
 )
 
 // parseServe parses the flags of serve with no help from run.
@@ -47,7 +45,8 @@ func TestDefaults(t *testing.T) {
 		serverFlags: serverFlags{
 			Data: "engramfs-data", CacheSize: 64 << 20, CachedInodes: 65536, MemoryLimit: 224 << 20, InlineSize: 16 << 10,
 			ClientTime: 2 * time.Minute, ShutdownTime: 15 * time.Second, LogFormat: "auto", LogLevel: "info", SecondCopy: "auto",
-			scrubFlags: scrubFlags{ScrubEvery: 720 * time.Hour, ScrubRate: 20 << 20},
+			scrubFlags:   scrubFlags{ScrubEvery: 720 * time.Hour, ScrubRate: 20 << 20},
+			tracingFlags: tracingFlags{TraceSample: 1},
 			monitorFlags: monitorFlags{
 				ReadyWhenDegraded: true, SlowAfter: time.Second, StuckAfter: 5 * time.Second,
 				Heal: "manual", CrashLimit: 5, AlertRepeat: 4 * time.Hour,
@@ -173,7 +172,7 @@ func TestReferenceConfiguration(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the file's values %+v\nare not the defaults %+v", *got, *want)
 	}
-	for _, f := range serveFlags(t) {
+	for _, f := range command(t, "serve").Flags {
 		v, ok := ref.keys[f.Name]
 		if (f.Name != "config" && f.Name != "help") != ok {
 			t.Errorf("--%s: in the file %t", f.Name, ok)
@@ -182,21 +181,6 @@ func TestReferenceConfiguration(t *testing.T) {
 			t.Errorf("%s: the file has %q, the default is %q", f.Name, text, f.Default)
 		}
 	}
-}
-
-func serveFlags(t *testing.T) []*kong.Flag {
-	t.Helper()
-	k, err := kong.New(&cli{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, cmd := range k.Model.Children {
-		if cmd.Name == "serve" {
-			return cmd.Flags
-		}
-	}
-	t.Fatal("no serve command")
-	return nil
 }
 
 func TestValidate(t *testing.T) {

@@ -137,17 +137,9 @@ func (d *dataFolder) takeLock() error {
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		holder := "unknown"
-		if pid, err := io.ReadAll(io.LimitReader(f, 20)); err == nil && len(pid) > 0 {
-			holder = strings.TrimSpace(string(pid))
-		}
-		return hint(fmt.Errorf("%s: %w (pid %s)", d.dir, errDataInUse, holder),
-			"stop that process, or give this one a folder of its own with --data")
+	if err := d.flock(f); err != nil {
+		f.Close()
+		return hint(err, "stop that process, or give this one a folder of its own with --data")
 	}
 	d.lock = f
 	// The pid is for people, so failing to write it is no reason to stop.
@@ -155,6 +147,23 @@ func (d *dataFolder) takeLock() error {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return nil
+}
+
+// flock locks the folder's lock file. It returns errDataInUse, with the pid of who has
+// it, at once.
+func (d *dataFolder) flock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, syscall.EWOULDBLOCK):
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	holder := "unknown"
+	if pid, err := io.ReadAll(io.LimitReader(f, 20)); err == nil && len(pid) > 0 {
+		holder = strings.TrimSpace(string(pid))
+	}
+	return fmt.Errorf("%s: %w (pid %s)", d.dir, errDataInUse, holder)
 }
 
 // prepare looks again, now that nobody else can change the folder, and lays

@@ -17,7 +17,7 @@ import (
 const (
 	exitClean = 0
 	exitRun   = 1 // the command could not start, failed, or found a problem
-	exitUsage = 2 // the command line, the environment or the configuration is wrong
+	exitUsage = 2 // the command line, the environment or the configuration is wrong; a check could not run
 	exitNone  = 3 // the server to be asked does not answer, or not to us
 )
 
@@ -51,6 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type cli struct {
 	Serve       serveCmd       `cmd:"" help:"Serve a data folder over WebDAV, and at will as a mount."`
 	Mount       mountCmd       `cmd:"" help:"Mount a data folder, without WebDAV. Takes -o OPTION,... as mount(8) does."`
+	Check       checkCmd       `cmd:"" help:"Check a data folder that is not served, and repair it. Exit code 1 if problems are left, 2 if it could not run."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask the admin listener of a running server for its health; exit code 1 if it does not answer."`
 	Admin       adminCmd       `cmd:"" help:"Ask a running server: what is wrong, what happened, and heal it."`
 	Completion  completionCmd  `cmd:"" help:"Print a script that completes the command line."`

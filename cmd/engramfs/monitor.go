@@ -15,6 +15,7 @@ import (
 	"engramfs/internal/heal"
 	"engramfs/internal/metrics"
 	"engramfs/store"
+	"engramfs/store/meta/secondcopy"
 	"engramfs/store/poison"
 	"engramfs/web"
 	"engramfs/webdav"
@@ -59,6 +60,7 @@ type monitor struct {
 	metrics *metrics.Metrics
 	healer  *heal.Healer    // nil: healing is a person's
 	alerts  *alert.Notifier // nil: there are no webhooks
+	since   time.Time
 	dav     atomic.Pointer[webdav.Handler]
 }
 
@@ -94,6 +96,7 @@ func (s *server) watchLocks() poison.WatchOptions {
 // openMonitor makes what watches the open store.
 func (s *server) openMonitor() error {
 	m := &s.monitor
+	m.since = time.Now()
 	if s.cfg.Heal == "verified" {
 		m.healer = heal.New(heal.Options{Store: s.store, Logger: s.log, Begin: s.auditReset})
 	}
@@ -114,7 +117,17 @@ func (s *server) openMonitor() error {
 		Crashes:   func() (int, bool) { return len(s.crash.Reports()), s.crash.Looping() },
 	}
 	if s.metadata.copy != nil {
-		o.SecondCopyAge = func() (time.Duration, bool) { return s.metadata.copyAge(time.Now()) }
+		o.SecondCopy = func() metrics.SecondCopy {
+			c := s.metadataCopy()
+			m := metrics.SecondCopy{Late: c.Late}
+			if c.AsOf != nil {
+				m.AsOf = *c.AsOf
+			}
+			return m
+		}
+	}
+	if s.tracer != nil {
+		o.Spans = s.tracer.Stats
 	}
 	if s.cfg.Mount != "" {
 		o.MountPanics = func() uint64 { return s.mount.Info().Panics }
@@ -145,6 +158,9 @@ func (s *server) openAlerts() (err error) {
 	if s.admin != nil {
 		o.URL = s.adminURL()
 	}
+	if s.metadata.copy != nil {
+		o.CopyLate = func() bool { return s.metadataCopy().Late }
+	}
 	s.monitor.alerts, err = alert.New(o)
 	return err
 }
@@ -174,11 +190,34 @@ func (m *monitor) run() (stop func()) {
 
 // notes is what an operator should know besides the state of the store.
 func (s *server) notes() []string {
-	notes := append(s.crash.Notes(), s.metadata.notes(time.Now())...)
+	notes := append(s.crash.Notes(), s.metadata.notes()...)
 	for _, e := range s.monitor.escalations() {
 		notes = append(notes, fmt.Sprintf("lock %s is left to a person: %s", e.Lock, e.Reason))
 	}
 	return notes
+}
+
+// copyLimit is how far the second copy may be behind: a snapshot of a large store, which
+// begins it anew, takes some seconds.
+const copyLimit = time.Minute
+
+// metadataCopy is the state of the second copy.
+func (s *server) metadataCopy() web.MetadataCopy {
+	st := s.metadata.copy.Status()
+	c := web.MetadataCopy{State: string(st.State)}
+	since := s.monitor.since // until this run has made a copy
+	if !st.Instant.IsZero() {
+		at := st.Instant.UTC()
+		c.AsOf = &at
+		if at.After(since) {
+			since = at
+		}
+	}
+	if st.Err != nil {
+		c.Error = st.Err.Error()
+	}
+	c.Late = st.State == secondcopy.Failed || time.Since(since) > copyLimit
+	return c
 }
 
 // traffic is what the plots of the page are made of.

@@ -77,6 +77,35 @@ func TestStacksOfAStuckLockAreKept(t *testing.T) {
 	}
 }
 
+// A second copy that cannot be written costs no request, and is told wherever an
+// administrator looks.
+func TestSecondCopyThatFailsIsTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, filepath.Join(t.TempDir(), "data"), "--anonymous", "--second-copy", filepath.Join(file, "copy"))
+	s.want(201, "PUT", s.url+"a", "x")
+	for path, want := range map[string]string{
+		"api/v1/health":  "the second copy of the metadata cannot be written",
+		"readyz?verbose": "[!]second-copy warn",
+		"metrics":        "\nengramfs_degraded 1\n",
+		"":               "The second copy of the metadata is not up to date.",
+	} {
+		if got := s.want(200, "GET", s.admin+path, ""); !strings.Contains(got, want) {
+			t.Errorf("GET /%s does not say %q\n%.2000s", path, want, got)
+		}
+	}
+	good := start(t, filepath.Join(t.TempDir(), "data"), "--anonymous")
+	for range 1000 {
+		if text := good.want(200, "GET", good.admin+"api/v1/health", ""); strings.Contains(text, `"state": "current"`) && strings.Contains(text, `"late": false`) && strings.Contains(text, `"online"`) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("a server with a good copy does not say so")
+}
+
 func TestMetricsNeedAPasswordUnlessPublic(t *testing.T) {
 	for _, public := range []bool{false, true} {
 		args := []string{"--user=ann:secret"}

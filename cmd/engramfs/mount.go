@@ -70,7 +70,7 @@ func (s *server) openMount(ctx context.Context) (err error) {
 	}
 	o := s.cfg.mountFlags.options()
 	o.Store, o.Logger, o.Point, o.DataDir = s.store, s.log, s.cfg.Mount, s.data.dir
-	o.Observe = s.monitor.metrics.Mount()
+	o.Observe, o.Began = s.monitor.metrics.Mount(), s.tracer.Mount()
 	s.mount, err = fuse.Mount(ctx, o)
 	return mountHint(err)
 }

@@ -19,6 +19,7 @@ import (
 	"engramfs/fuse"
 	"engramfs/internal/auth"
 	"engramfs/internal/crash"
+	"engramfs/internal/tracing"
 	"engramfs/store"
 	"engramfs/store/blob/local"
 	"engramfs/web"
@@ -60,7 +61,8 @@ type server struct {
 	data       *dataFolder
 	crash      *crash.Recorder
 	dav, admin net.Listener
-	cert       *certificate // nil: no TLS
+	cert       *certificate    // nil: no TLS
+	tracer     *tracing.Tracer // nil: no traces
 	metadata   *metadata
 	store      *store.Store
 	mount      *fuse.Mounted       // nil: not mounted
@@ -90,6 +92,9 @@ func (s *server) open(ctx context.Context) (err error) {
 		}
 	}
 	if err := s.listen(ctx); err != nil {
+		return err
+	}
+	if err := s.openTracer(ctx); err != nil {
 		return err
 	}
 	if err := s.openStore(ctx); err != nil {
@@ -146,8 +151,11 @@ func (s *server) openStore(ctx context.Context) error {
 	s.store, err = store.Open(ctx, store.Options{
 		Meta: s.metadata.engine, Blobs: blobs, Logger: s.log, Boot: diskSession(s.data.path(blobsDir)),
 		Reserve: int64(s.cfg.Reserve), Inline: inline, Nodes: s.cfg.CachedInodes,
-		Watch: s.watchLocks(), ReadOnly: s.crashLoop(), Scrub: s.cfg.scrubFlags.options(),
+		Began: s.tracer.Store(), Watch: s.watchLocks(), ReadOnly: s.crashLoop(), Scrub: s.cfg.scrubFlags.options(),
 	})
+	if s.metadata.suspect(err) {
+		return s.openStore(ctx)
+	}
 	return err
 }
 
@@ -333,6 +341,7 @@ func (s *server) close() error {
 		}
 		s.log.Info("stopped", "took", time.Since(begin))
 	}
+	s.closeTracer()
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}
@@ -347,14 +356,14 @@ func (s *server) close() error {
 
 func (s *server) davHandler() http.Handler {
 	dav := webdav.New(webdav.Options{
-		Store: s.store, Prefix: s.cfg.Prefix, Logger: s.log, Principal: auth.Principal,
+		Store: s.store, Prefix: s.cfg.Prefix, Logger: s.log, Principal: auth.Principal, Failed: s.tracer.Failed(),
 	})
 	s.monitor.dav.Store(dav)
 	h := auth.Hosts(s.hosts(), dav)
 	if s.auth != nil {
 		h = s.auth.RequireDAV(dav)
 	}
-	return s.monitor.metrics.WebDAV(h)
+	return s.monitor.metrics.WebDAV(s.tracer.HTTP(tracing.WebDAV, h))
 }
 
 // hosts returns the names under which the configuration knows this server.

@@ -35,6 +35,8 @@ const (
 	ReadOnly       = "EngramfsReadOnly"
 	ContentDamaged = "EngramfsContentDamaged"
 	HealGaveUp     = "EngramfsHealGaveUp"
+	Salvaged       = "EngramfsMetadataSalvaged"
+	CopyLate       = "EngramfsSecondCopyLate"
 )
 
 // fingerprint identifies an alert by its labels: FNV-1a over the sorted names and

@@ -248,10 +248,12 @@ func TestWhatIsStillWrongIsRepeated(t *testing.T) {
 
 func TestEveryConditionHasAnAlert(t *testing.T) {
 	s, _ := storetest.NewWith(t, store.Options{ReadOnly: errors.New("/mnt/secret is gone")})
+	now := time.Now()
 	n, err := New(Options{
-		Store: &damagedStore{s}, Webhooks: []string{"http://127.0.0.1:1"}, Escalations: func() []heal.Escalation {
+		Store: &damagedStore{s, now}, Webhooks: []string{"http://127.0.0.1:1"}, Escalations: func() []heal.Escalation {
 			return []heal.Escalation{{Lock: "alloc", Gen: 1, Reason: "the reset would fail: /mnt/secret", Since: time.Now()}}
 		},
+		CopyLate: func() bool { return true }, Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -264,13 +266,22 @@ func TestEveryConditionHasAnAlert(t *testing.T) {
 			t.Errorf("alert with what an error says: %+v", a)
 		}
 	}
-	if want := []string{ReadOnly, ContentDamaged, ContentDamaged, HealGaveUp}; !slices.Equal(names, want) {
+	if want := []string{ReadOnly, ContentDamaged, ContentDamaged, Salvaged, CopyLate, HealGaveUp}; !slices.Equal(names, want) {
 		t.Errorf("alerts %v, want %v", names, want)
+	}
+	now = now.Add(salvageNews)
+	if slices.ContainsFunc(n.conditions(), func(a Alert) bool { return a.Labels["alertname"] == Salvaged }) {
+		t.Error("a salvage is news for ever")
 	}
 }
 
-// damagedStore has three damaged places in two files.
-type damagedStore struct{ *store.Store }
+// damagedStore has three damaged places in two files, and metadata that was salvaged.
+type damagedStore struct {
+	*store.Store
+	salvaged time.Time
+}
+
+func (s damagedStore) SalvagedAt() time.Time { return s.salvaged }
 
 func (damagedStore) Damaged() []store.Damage {
 	return []store.Damage{{Ino: 4, Path: "/mnt/secret/a"}, {Ino: 4, Offset: 65536}, {Ino: 5}}

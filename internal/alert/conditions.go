@@ -16,9 +16,14 @@ type Store interface {
 	Registry() *poison.Registry
 	ReadOnly() error
 	Damaged() []store.Damage
+	SalvagedAt() time.Time
 }
 
 var _ Store = (*store.Store)(nil)
+
+// salvageNews is how long a salvage is worth an alert, over restarts. Nothing else ends
+// it: what is missing stays so.
+const salvageNews = 24 * time.Hour
 
 // conditions returns what is wrong now. Errors, stacks and panic values are never
 // part of an alert, because they may hold anything; paths only if they shall.
@@ -57,6 +62,12 @@ func (n *Notifier) conditions() []Alert {
 			add(ContentDamaged, "critical", d.At, map[string]string{"ino": fmt.Sprint(d.Ino)},
 				fmt.Sprintf("the content of inode %d is damaged: put the file again from a copy", d.Ino), d.Path)
 		}
+	}
+	if at := s.SalvagedAt(); !at.IsZero() && n.o.Now().Sub(at) < salvageNews {
+		add(Salvaged, "critical", at, nil, "the metadata was missing or damaged and was made anew; the newest salvage-*.json in the data folder lists what is missing", "")
+	}
+	if n.o.CopyLate != nil && n.o.CopyLate() {
+		add(CopyLate, "warning", time.Time{}, nil, "the second copy of the metadata is not kept up; the health page says why", "")
 	}
 	for _, e := range n.escalations() {
 		reason, _, _ := strings.Cut(e.Reason, ":") // what follows may name paths

@@ -32,6 +32,10 @@ type Options struct {
 	// Escalations returns the locks that the server does not heal by itself. nil: none.
 	Escalations func() []heal.Escalation
 
+	// CopyLate says that the second copy of the metadata cannot be written, or is
+	// older than it may be. nil: none is kept.
+	CopyLate func() bool
+
 	// Repeat is how often a webhook is told again of what is still wrong. 0: every
 	// four hours, as Alertmanager does.
 	Repeat time.Duration

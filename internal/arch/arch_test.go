@@ -65,6 +65,7 @@ var exclusive = map[string][]string{
 	"github.com/coreos/go-systemd":  {"engramfs/cmd"},
 	"golang.org/x/crypto":           {"engramfs/internal/auth"},
 	"github.com/prometheus":         {"engramfs/internal/metrics"},
+	"go.opentelemetry.io":           {"engramfs/internal/tracing"},
 	"engramfs/cmd":                  {},
 	"engramfs/webdav":               {"engramfs/cmd", "engramfs/internal/bench"},
 	"engramfs/fuse":                 {"engramfs/cmd", "engramfs/internal/bench"},

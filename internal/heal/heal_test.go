@@ -77,7 +77,7 @@ func TestHealsUpToItsLimitAndThenEscalates(t *testing.T) {
 
 	die(t, s)
 	await(t, "an escalation", func() bool { return len(h.Escalations()) == 1 })
-	entries, err := s.History(10)
+	entries, err := s.History(0, 10)
 	if err != nil {
 		t.Fatal(err)
 	}

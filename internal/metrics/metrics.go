@@ -47,9 +47,16 @@ type Options struct {
 	// Crashes returns how many reports of crashes are kept, and whether the server
 	// is in a crash loop. nil: not known.
 	Crashes func() (reports int, loop bool)
-	// SecondCopyAge returns how far the second copy of the metadata is behind, false if
-	// there is none that is good. nil: none is kept.
-	SecondCopyAge func() (time.Duration, bool)
+	// SecondCopy returns the state of the second copy of the metadata. nil: none is kept.
+	SecondCopy func() SecondCopy
+	// Spans returns how many spans of traces were sent and dropped. nil: there is no tracing.
+	Spans func() (sent, dropped uint64)
+}
+
+// SecondCopy is the state of the second copy of the metadata.
+type SecondCopy struct {
+	AsOf time.Time // up to which it has everything; zero: there is none that is good
+	Late bool      // it cannot be written, or is older than it may be
 }
 
 // Notifications counts messages to webhooks.
@@ -79,14 +86,18 @@ func New(o Options) *Metrics {
 		o.SlowAfter = time.Second
 	}
 	m := &Metrics{registry: prometheus.NewRegistry()}
-	m.requests = newRequests(m.registry, o)
+	m.requests = newRequests(o)
 	m.registry.MustRegister(
+		m.requests,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		newLockCollector(o), newStoreCollector(o), newScrubCollector(o), buildInfo(o.Version), startTime(o.Now()),
 	)
-	if o.SecondCopyAge != nil {
-		m.registry.MustRegister(secondCopyAge(o.SecondCopyAge))
+	if o.SecondCopy != nil {
+		m.registry.MustRegister(secondCopyAge(o))
+	}
+	if o.Spans != nil {
+		m.registry.MustRegister(traceCounters(o.Spans)...)
 	}
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		Registry: m.registry,
@@ -110,13 +121,13 @@ func buildInfo(version string) prometheus.Collector {
 }
 
 // secondCopyAge is +Inf while there is no copy that would do.
-func secondCopyAge(age func() (time.Duration, bool)) prometheus.Collector {
+func secondCopyAge(o Options) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "engramfs_second_copy_age_seconds",
 		Help: "How far the second copy of the metadata is behind, in seconds; +Inf if there is none that is good.",
 	}, func() float64 {
-		if d, ok := age(); ok {
-			return d.Seconds()
+		if asOf := o.SecondCopy().AsOf; !asOf.IsZero() {
+			return max(o.Now().Sub(asOf).Seconds(), 0)
 		}
 		return math.Inf(1)
 	})

@@ -3,7 +3,9 @@ package metrics
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -44,102 +46,164 @@ const aborted = "aborted"
 
 var classes = [...]string{aborted, "2xx", "3xx", "4xx", "5xx"}
 
-// okStatus is the status of an operation of the mount without an error.
-const okStatus = "ok"
+// The statuses of the mount are the numbers of its errnos, and one more for what
+// Linux does not know.
+const (
+	okStatus    = "ok" // of no errno
+	otherErrno  = 255  // beyond all that there are
+	statusCount = otherErrno + 1
+)
 
 // durationBuckets are the bounds of the histograms, in seconds: from an answer out
 // of memory to a large upload.
-var durationBuckets = []float64{25e-6, 100e-6, 250e-6, 1e-3, 2.5e-3, 10e-3, 25e-3, 100e-3, 250e-3, 1, 2.5, 10, 60}
+var durationBuckets = [...]float64{25e-6, 100e-6, 250e-6, 1e-3, 2.5e-3, 10e-3, 25e-3, 100e-3, 250e-3, 1, 2.5, 10, 60}
 
-// requests counts the requests of all doors.
+// durationLimits are the same as durations.
+var durationLimits = func() (limits [len(durationBuckets)]time.Duration) {
+	for i, s := range durationBuckets {
+		limits[i] = time.Duration(math.Round(s * 1e9))
+	}
+	return limits
+}()
+
+// requests counts the requests of all doors, and shows them.
 type requests struct {
 	// Immutable after newRequests.
-	total    *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	bytes    *prometheus.CounterVec
-	slow     *prometheus.CounterVec
-	webdav   door
-	mount    *door // nil: there is no mount
+	doors                        []*door
+	webdav                       *door
+	mount                        *door // nil: there is no mount
+	total, duration, bytes, slow *prometheus.Desc
 }
 
-// door is where requests come in. What counting a request needs is looked up once.
+var _ prometheus.Collector = (*requests)(nil)
+
+// door is where requests come in.
 type door struct {
+	// Immutable after newDoor.
 	name      string
-	ops       map[string]*operation
+	ops       []*operation // other is the last
+	byName    map[string]*operation
 	other     *operation
-	in, out   prometheus.Counter
+	status    func(i int) string // name of a status
+	always    func(i int) bool   // it has a series from the start: alerts look at it
+	failure   int                // the status that is the server's fault
 	slowAfter time.Duration
 	log       *slog.Logger
 }
 
-// operation is what is counted of one operation of a door.
+// operation is what is counted of one operation of a door. It lies together, without
+// pointers: a request with a vector of the client library for each of these figures
+// would pay for as many cache misses.
 type operation struct {
-	name     string
-	duration prometheus.Observer
-	ok       prometheus.Counter               // of the mount
-	classes  [len(classes)]prometheus.Counter // of HTTP
-	failed   func(status string) prometheus.Counter
-	slow     prometheus.Counter
-	waits    bool
+	// Immutable after newDoor.
+	name  string
+	waits bool
+
+	nanos    atomic.Uint64                           // that they took in all
+	in, out  atomic.Uint64                           // bytes
+	done     [statusCount]atomic.Uint64              // by status
+	took     [len(durationBuckets) + 1]atomic.Uint64 // by bucket; the last is beyond all
+	slow     atomic.Uint64
 	logged   atomic.Int64 // when it was last logged as slow, in ns
 	unlogged atomic.Int64 // slow ones since then
 }
 
-func newRequests(r prometheus.Registerer, o Options) *requests {
-	q := &requests{
-		total: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "engramfs_requests_total",
-			Help: "Requests served. status is the class of the HTTP status or the name of the errno; the kernel's direct access to files is not seen.",
-		}, []string{"door", "op", "status"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "engramfs_request_duration_seconds", Help: "How long requests took.", Buckets: durationBuckets,
-		}, []string{"door", "op"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "engramfs_request_bytes_total", Help: "Bytes of content that clients sent (in) and got (out).",
-		}, []string{"door", "direction"}),
-		slow: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "engramfs_slow_operations_total", Help: "Requests that took longer than slow-after, not counting a second for each MiB.",
-		}, []string{"door", "op"}),
+// count counts one request.
+func (o *operation) count(status int, took time.Duration, in, out int64) {
+	bucket := 0
+	for bucket < len(durationLimits) && took > durationLimits[bucket] {
+		bucket++
 	}
-	r.MustRegister(q.total, q.duration, q.bytes, q.slow)
-	q.webdav = q.newDoor(doorWebDAV, davOps, o)
+	o.nanos.Add(uint64(max(took, 0)))
+	o.done[status].Add(1)
+	o.took[bucket].Add(1)
+	if in > 0 {
+		o.in.Add(uint64(in))
+	}
+	if out > 0 {
+		o.out.Add(uint64(out))
+	}
+}
+
+// latency returns how many took at most each of the durationBuckets, and how many
+// there are.
+func (o *operation) latency() (cumulative [len(durationBuckets)]uint64, n uint64) {
+	for i := range o.took {
+		n += o.took[i].Load()
+		if i < len(cumulative) {
+			cumulative[i] = n
+		}
+	}
+	return cumulative, n
+}
+
+func newRequests(o Options) *requests {
+	q := &requests{
+		total: desc("requests_total", "Requests served. status is the class of the HTTP status or the name of the errno; the kernel's direct access to files is not seen.",
+			"door", "op", "status"),
+		duration: desc("request_duration_seconds", "How long requests took.", "door", "op"),
+		bytes:    desc("request_bytes_total", "Bytes of content that clients sent (in) and got (out).", "door", "direction"),
+		slow:     desc("slow_operations_total", "Requests that took longer than slow-after, not counting a second for each MiB.", "door", "op"),
+	}
+	q.webdav = newDoor(doorWebDAV, davOps, o)
+	q.webdav.status = func(i int) string { return classes[i] }
+	q.webdav.always = func(i int) bool { return i < len(classes) }
+	q.webdav.failure = len(classes) - 1
+	q.doors = []*door{q.webdav}
 	if o.MountPanics != nil {
-		d := q.newDoor(doorMount, mountOps, o)
-		q.mount = &d
+		q.mount = newDoor(doorMount, mountOps, o)
+		q.mount.status = func(i int) string { return errnoName(syscall.Errno(i)) }
+		q.mount.always = func(i int) bool { return i == 0 || i == int(syscall.EIO) }
+		q.mount.failure = int(syscall.EIO)
+		q.doors = append(q.doors, q.mount)
 	}
 	return q
 }
 
-func (q *requests) newDoor(name string, ops []string, o Options) door {
-	d := door{
-		name: name, ops: make(map[string]*operation, len(ops)), slowAfter: o.SlowAfter, log: o.Logger,
-		in: q.bytes.WithLabelValues(name, "in"), out: q.bytes.WithLabelValues(name, "out"),
+func newDoor(name string, ops []string, o Options) *door {
+	d := &door{name: name, byName: make(map[string]*operation, len(ops)), slowAfter: o.SlowAfter, log: o.Logger}
+	for _, op := range append(slices.Clone(ops), otherOp) {
+		d.other = &operation{name: op, waits: waits[op]}
+		d.byName[op] = d.other
+		d.ops = append(d.ops, d.other)
 	}
-	for _, op := range ops {
-		d.ops[op] = q.newOperation(name, op)
-	}
-	d.other = q.newOperation(name, otherOp)
 	return d
 }
 
-func (q *requests) newOperation(door, op string) *operation {
-	x := &operation{
-		name: op, duration: q.duration.WithLabelValues(door, op), slow: q.slow.WithLabelValues(door, op), waits: waits[op],
-		failed: func(status string) prometheus.Counter { return q.total.WithLabelValues(door, op, status) },
+// Describe implements prometheus.Collector.
+func (q *requests) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{q.total, q.duration, q.bytes, q.slow} {
+		out <- d
 	}
-	if door == doorMount {
-		x.ok = q.total.WithLabelValues(door, op, okStatus)
-		x.failed("EIO") // there from the start: alerts look at it
-		return x
+}
+
+// Collect implements prometheus.Collector. A request that is counted at the same time
+// may be in one figure and not yet in another.
+func (q *requests) Collect(out chan<- prometheus.Metric) {
+	for _, d := range q.doors {
+		var in, sent uint64
+		for _, op := range d.ops {
+			for i := range op.done {
+				if n := op.done[i].Load(); n > 0 || d.always(i) {
+					count(out, q.total, n, d.name, op.name, d.status(i))
+				}
+			}
+			cumulative, n := op.latency()
+			buckets := make(map[float64]uint64, len(cumulative))
+			for i, c := range cumulative {
+				buckets[durationBuckets[i]] = c
+			}
+			out <- prometheus.MustNewConstHistogram(q.duration, n, float64(op.nanos.Load())/1e9, buckets, d.name, op.name)
+			count(out, q.slow, op.slow.Load(), d.name, op.name)
+			in, sent = in+op.in.Load(), sent+op.out.Load()
+		}
+		count(out, q.bytes, in, d.name, "in")
+		count(out, q.bytes, sent, d.name, "out")
 	}
-	for i, class := range classes {
-		x.classes[i] = q.total.WithLabelValues(door, op, class)
-	}
-	return x
 }
 
 func (d *door) operation(name string) *operation {
-	if op := d.ops[name]; op != nil {
+	if op := d.byName[name]; op != nil {
 		return op
 	}
 	return d.other
@@ -154,23 +218,23 @@ func (m *Metrics) Mount() func(op string, took time.Duration, bytes int, errno s
 	}
 	return func(name string, took time.Duration, bytes int, errno syscall.Errno) {
 		op := d.operation(name)
-		op.duration.Observe(took.Seconds())
-		if errno == 0 {
-			op.ok.Inc()
+		if name == "write" {
+			op.count(statusOf(errno), took, int64(bytes), 0)
 		} else {
-			op.failed(errnoName(errno)).Inc()
-		}
-		if bytes > 0 {
-			if name == "write" {
-				d.in.Add(float64(bytes))
-			} else {
-				d.out.Add(float64(bytes))
-			}
+			op.count(statusOf(errno), took, 0, int64(bytes))
 		}
 		if d.isSlow(op, took, int64(bytes)) {
 			d.slow(op, took, slog.Int("bytes", bytes), slog.String("errno", errnoName(errno)))
 		}
 	}
+}
+
+// statusOf returns the status of an errno.
+func statusOf(e syscall.Errno) int {
+	if e >= otherErrno || errnoName(e) == otherOp {
+		return otherErrno
+	}
+	return int(e)
 }
 
 // errnoName returns a name such as ENOENT, and okStatus for none. What Linux does
@@ -200,7 +264,7 @@ func (d *door) isSlow(op *operation, took time.Duration, bytes int64) bool {
 const slowLogInterval = 10 * time.Second
 
 func (d *door) slow(op *operation, took time.Duration, facts ...slog.Attr) {
-	op.slow.Inc()
+	op.slow.Add(1)
 	now := time.Now().UnixNano()
 	last := op.logged.Load()
 	if now-last < int64(slowLogInterval) || !op.logged.CompareAndSwap(last, now) {
@@ -222,7 +286,7 @@ func classOf(code int) int {
 
 // WebDAV counts the requests that next serves.
 func (m *Metrics) WebDAV(next http.Handler) http.Handler {
-	d := &m.requests.webdav
+	d := m.requests.webdav
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		x := &exchange{ResponseWriter: w}
@@ -246,14 +310,7 @@ func (d *door) served(r *http.Request, x *exchange, took time.Duration, done boo
 	if done {
 		class = classOf(max(x.code, http.StatusOK))
 	}
-	op.classes[class].Inc()
-	op.duration.Observe(took.Seconds())
-	if x.body.n > 0 {
-		d.in.Add(float64(x.body.n))
-	}
-	if x.out > 0 {
-		d.out.Add(float64(x.out))
-	}
+	op.count(class, took, x.body.n, x.out)
 	if d.isSlow(op, took, x.body.n+x.out) {
 		d.slow(op, took, slog.String("path", r.URL.Path), slog.Int("status", x.code), slog.Int64("bytes", x.body.n+x.out))
 	}

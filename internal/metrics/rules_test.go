@@ -56,7 +56,7 @@ func everything(t *testing.T) *Metrics {
 	return New(Options{
 		Store: storetest.New(t), Version: "v1", MountPanics: func() uint64 { return 0 }, DAVPanics: func() uint64 { return 0 },
 		Notifications: func() Notifications { return Notifications{} }, Escalated: func() int { return 0 },
-		Crashes: func() (int, bool) { return 0, false },
+		Crashes: func() (int, bool) { return 0, false }, SecondCopy: func() SecondCopy { return SecondCopy{} },
 	})
 }
 

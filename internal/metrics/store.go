@@ -18,6 +18,7 @@ type storeCollector struct {
 	engine  asker[meta.Stats]
 
 	degraded, readOnly, damagedFiles, checksums, panics *prometheus.Desc
+	salvaged                                            *prometheus.Desc
 	files, directories, content, capacity, free         *prometheus.Desc
 	engineBytes, batches, syncs, compactions, debt      *prometheus.Desc
 	stalls, cacheHits, cacheMisses, fsync               *prometheus.Desc
@@ -35,10 +36,11 @@ type usage struct {
 func newStoreCollector(o Options) *storeCollector {
 	return &storeCollector{
 		o:            o,
-		degraded:     desc("degraded", "1 while a lock is poisoned or stuck, content is damaged, or the store is read-only."),
+		degraded:     desc("degraded", "1 while a lock is poisoned or stuck, content is damaged, the store is read-only, or the second copy of the metadata is late."),
 		readOnly:     desc("read_only", "1 while every change is refused."),
 		damagedFiles: desc("damaged_objects", "Objects whose content is known to be damaged.", "kind"),
 		checksums:    desc("checksum_errors_total", "Places in content that were found damaged.", "source", "kind"),
+		salvaged:     desc("salvage_timestamp_seconds", "When the metadata was last made anew, because it was missing or damaged, in seconds since 1970; 0: never."),
 		panics:       desc("panics_total", "Panics that cost one request and poisoned nothing.", "source"),
 		files:        desc("files", "Files and other inodes that are no directories."),
 		directories:  desc("directories", "Directories."),
@@ -66,7 +68,7 @@ func newStoreCollector(o Options) *storeCollector {
 // Describe implements prometheus.Collector.
 func (c *storeCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.degraded, c.readOnly, c.damagedFiles, c.checksums, c.panics,
+		c.degraded, c.readOnly, c.damagedFiles, c.checksums, c.panics, c.salvaged,
 		c.files, c.directories, c.content, c.capacity, c.free,
 		c.engineBytes, c.batches, c.syncs, c.compactions, c.debt,
 		c.stalls, c.cacheHits, c.cacheMisses, c.fsync,
@@ -103,8 +105,14 @@ func (c *storeCollector) state(out chan<- prometheus.Metric) {
 	readOnly := s.ReadOnly() != nil
 	health := s.Registry().Health()
 	damaged, known := c.damaged.ask(func() (int, bool) { return damagedInodes(s.Damaged()), true })
+	late := c.o.SecondCopy != nil && c.o.SecondCopy().Late
 	gauge(out, c.readOnly, oneIf(readOnly))
-	gauge(out, c.degraded, oneIf(readOnly || health.Poisoned > 0 || health.Stuck > 0 || damaged > 0))
+	gauge(out, c.degraded, oneIf(readOnly || health.Poisoned > 0 || health.Stuck > 0 || damaged > 0 || late))
+	if at := s.SalvagedAt(); at.IsZero() {
+		gauge(out, c.salvaged, 0)
+	} else {
+		gauge(out, c.salvaged, float64(at.Unix()))
+	}
 	if known {
 		gauge(out, c.damagedFiles, float64(damaged), "file")
 	}

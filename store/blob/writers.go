@@ -8,3 +8,11 @@ type WriterDetector interface {
 	// anybody, Files of this backend included. It may say so of one that is not.
 	HasWriters(id ID) (bool, error)
 }
+
+// WriteTimer is implemented by a Backend that knows whether the times of its blobs can
+// be relied on.
+type WriteTimer interface {
+	// TimesTell reports whether Stat.Mtime moves with every write by anybody, also with
+	// the first one to a page through a mapping into memory, before it can be seen.
+	TimesTell() bool
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,8 @@ type file struct {
 	fd      int // of f, valid until Close
 	id      blob.ID
 	backend *Backend
+	// labeled: it got a label, and beside: that is a file of its own.
+	labeled, beside atomic.Bool
 }
 
 var (
@@ -58,7 +61,7 @@ func (f *file) Sync() error {
 		return err
 	}
 	serial, isNew := dir.unsynced(f.id)
-	if err := f.syncContent(isNew); err != nil {
+	if err := f.syncContent(isNew || f.labeled.Load()); err != nil {
 		if errors.Is(err, fs.ErrClosed) {
 			return err
 		}
@@ -67,7 +70,7 @@ func (f *file) Sync() error {
 		f.backend.log.Error("blob sync failed", "blob", f.id, "error", err)
 		return err
 	}
-	if !isNew {
+	if !isNew && !f.beside.Load() {
 		return nil
 	}
 	err := f.backend.use(dir, false, func(int) error { return dir.syncs.sync() })
@@ -78,14 +81,17 @@ func (f *file) Sync() error {
 		f.backend.log.Error("blob folder sync failed", "folder", dir.path, "error", err)
 		return fmt.Errorf("%w: folder: %w", blob.ErrSyncFailed, err)
 	}
-	dir.setSynced(f.id, serial)
+	if isNew {
+		dir.setSynced(f.id, serial)
+	}
 	return nil
 }
 
-// syncContent flushes the content. fdatasync(2) leaves out the times, which is
-// one journal commit less for a rewrite in place.
-func (f *file) syncContent(isNew bool) error {
-	if isNew {
+// syncContent flushes the content, and with all also what belongs to it: fdatasync(2)
+// leaves out the times, which is one journal commit less for a rewrite in place, and
+// may leave out extended attributes.
+func (f *file) syncContent(all bool) error {
+	if all {
 		return f.f.Sync()
 	}
 	return f.call("fdatasync", func() error { return unix.Fdatasync(f.fd) })

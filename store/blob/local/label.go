@@ -26,10 +26,15 @@ func (f *file) SetLabel(label []byte) error {
 	if len(label) > blob.MaxLabel {
 		return fmt.Errorf("%w: label of %d bytes", fs.ErrInvalid, len(label))
 	}
+	if f.backend.readOnly {
+		return f.backend.refused("label", f.backend.folder(f.id), f.id)
+	}
 	err := f.call("fsetxattr", func() error { return unix.Fsetxattr(f.fd, labelXattr, label, 0) })
+	f.labeled.Store(true)
 	if !noRoom(err) {
 		return err
 	}
+	f.beside.Store(true)
 	return f.writeLabelFile(label)
 }
 
@@ -43,7 +48,7 @@ func noRoom(err error) bool {
 	return false
 }
 
-// writeLabelFile replaces the file beside the blob. Its name becomes durable with that of the blob.
+// writeLabelFile replaces the file beside the blob. Its name becomes durable with Sync.
 func (f *file) writeLabelFile(label []byte) error {
 	name := f.f.Name() + labelSuffix
 	tmp, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)

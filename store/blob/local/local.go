@@ -26,6 +26,11 @@ type Options struct {
 	// Create makes the folder and its structure if it is absent or empty.
 	Create bool
 
+	// ReadOnly changes nothing in the folder, which must exist: what would is refused with
+	// EROFS. It is locked all the same if it has its LOCK, as every folder has that was
+	// ever opened otherwise.
+	ReadOnly bool
+
 	// Logger receives what an operator has to know. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -33,11 +38,15 @@ type Options struct {
 // Backend is an open folder of blobs.
 type Backend struct {
 	// Immutable after Open.
-	dir     string
-	log     *slog.Logger
-	lock    *os.File  // holds a flock(2) on dir/LOCK
-	root    groupSync // of dir
-	folders [folderCount]*folder
+	dir      string
+	readOnly bool
+	log      *slog.Logger
+	lock     *os.File  // holds a flock(2) on dir/LOCK
+	root     groupSync // of dir
+	folders  [folderCount]*folder
+
+	typeOnce  sync.Once
+	timesTell bool // valid after typeOnce
 
 	// mu is held for reading while a folder's descriptor is in use and for
 	// writing by Close.
@@ -62,7 +71,7 @@ const (
 // or backend has it open, an error that wraps fs.ErrNotExist if there is none and
 // Create is not set, and an error if dir holds something else.
 func Open(dir string, opts Options) (*Backend, error) {
-	b := &Backend{dir: filepath.Clean(dir), log: opts.Logger}
+	b := &Backend{dir: filepath.Clean(dir), readOnly: opts.ReadOnly, log: opts.Logger}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -70,7 +79,7 @@ func Open(dir string, opts Options) (*Backend, error) {
 	for i := range b.folders {
 		b.folders[i] = newFolder(filepath.Join(b.dir, folderName(byte(i))), &b.root)
 	}
-	if err := b.open(opts.Create); err != nil {
+	if err := b.open(opts.Create && !opts.ReadOnly); err != nil {
 		b.release()
 		return nil, fmt.Errorf("open blobs in %s: %w", b.dir, err)
 	}
@@ -93,6 +102,9 @@ func (b *Backend) open(create bool) error {
 		if err := b.writeFormat(); err != nil {
 			return err
 		}
+	}
+	if b.readOnly {
+		return nil
 	}
 	// Folders that an earlier process has made may not be durable yet.
 	return b.root.sync()
@@ -150,7 +162,14 @@ func (b *Backend) checkEmpty(e fs.DirEntry) error {
 // acquire takes the lock or returns blob.ErrInUse at once. The kernel drops
 // it when the process ends, however it ends.
 func (b *Backend) acquire() error {
-	f, err := os.OpenFile(filepath.Join(b.dir, lockName), os.O_RDWR|os.O_CREATE, filePerm)
+	flags := os.O_RDWR | os.O_CREATE
+	if b.readOnly {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(filepath.Join(b.dir, lockName), flags, filePerm)
+	if b.readOnly && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -217,6 +236,9 @@ func (b *Backend) Open(id blob.ID, write bool) (blob.File, error) {
 
 func (b *Backend) openat(op string, id blob.ID, flags int) (*file, error) {
 	dir := b.folder(id)
+	if b.readOnly && flags&unix.O_ACCMODE != unix.O_RDONLY {
+		return nil, b.refused(op, dir, id)
+	}
 	fd := -1
 	err := b.use(dir, flags&unix.O_CREAT != 0, func(dirfd int) error {
 		return retry(func() (err error) {
@@ -235,6 +257,9 @@ func (b *Backend) openat(op string, id blob.ID, flags int) (*file, error) {
 // power cut brings back has no reference, as any other leftover.
 func (b *Backend) Delete(id blob.ID) error {
 	dir := b.folder(id)
+	if b.readOnly {
+		return b.refused("delete", dir, id)
+	}
 	err := b.use(dir, false, func(dirfd int) error {
 		_ = unix.Unlinkat(dirfd, id.String()+labelSuffix, 0) // few have one; one left over is skipped by List
 		return retry(func() error { return unix.Unlinkat(dirfd, id.String(), 0) })
@@ -246,6 +271,11 @@ func (b *Backend) Delete(id blob.ID) error {
 	return nil
 }
 
+// refused returns the error of what Options.ReadOnly does not let be done.
+func (*Backend) refused(op string, dir *folder, id blob.ID) error {
+	return &fs.PathError{Op: op, Path: filepath.Join(dir.path, id.String()), Err: unix.EROFS}
+}
+
 // Free implements blob.Backend: what an ordinary user may still write.
 func (b *Backend) Free() (free, total int64, err error) {
 	b.mu.RLock()
@@ -254,6 +284,22 @@ func (b *Backend) Free() (free, total int64, err error) {
 		return 0, 0, fs.ErrClosed
 	}
 	return Space(b.dir)
+}
+
+var _ blob.Syncer = (*Backend)(nil)
+
+// SyncAll implements blob.Syncer (syncfs(2)).
+func (b *Backend) SyncAll() error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	switch {
+	case b.closed:
+		return fs.ErrClosed
+	case b.readOnly:
+		return nil // there is nothing
+	}
+	err := retry(func() error { return unix.Syncfs(int(b.lock.Fd())) })
+	return os.NewSyscallError("syncfs", err)
 }
 
 // Close implements blob.Backend.

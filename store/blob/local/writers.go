@@ -8,7 +8,26 @@ import (
 	"engramfs/store/blob"
 )
 
-var _ blob.WriterDetector = (*Backend)(nil)
+var (
+	_ blob.WriterDetector = (*Backend)(nil)
+	_ blob.WriteTimer     = (*Backend)(nil)
+)
+
+// TimesTell implements blob.WriteTimer. The file systems listed set the time when a page
+// of a mapping becomes writable. Others do not, as tmpfs, or later, or nobody has looked.
+func (b *Backend) TimesTell() bool {
+	b.typeOnce.Do(func() {
+		var st unix.Statfs_t
+		if retry(func() error { return unix.Statfs(b.dir, &st) }) != nil {
+			return
+		}
+		switch uint32(st.Type) {
+		case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+			b.timesTell = true
+		}
+	})
+	return b.timesTell
+}
 
 // HasWriters implements blob.WriterDetector. A read lease is given only on a file
 // that nobody has open for writing (fcntl(2), F_SETLEASE), and a shared mapping that

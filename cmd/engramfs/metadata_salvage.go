@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"engramfs/store"
+	"engramfs/store/blob"
+	"engramfs/store/meta"
+	"engramfs/store/meta/pebble"
+	"engramfs/store/meta/secondcopy"
+)
+
+const (
+	newMetaDir    = "meta.new"      // being filled by a salvage
+	cutMetaDir    = "meta.cut"      // the old engine up to the damage in its log
+	refusedPrefix = "meta.refused-" // what a salvage has replaced
+	reportPrefix  = "salvage-"      // what it has found, as JSON
+)
+
+var errMetaLost = errors.New("the metadata is lost")
+
+// salvageReport is written into the data folder.
+type salvageReport struct {
+	Cause   string `json:"cause"`
+	Refused string `json:"refused,omitempty"` // folder of what was replaced
+	// Engine is the old engine up to the damage in its log, if that has something that
+	// the second copy lacks. Then nothing of the copy was used.
+	Engine *cutReport           `json:"engine,omitempty"`
+	Copy   *secondcopy.Report   `json:"second_copy"` // null: there was none
+	Store  *store.SalvageReport `json:"store"`
+}
+
+// cutReport says what was used of an engine.
+type cutReport struct {
+	pebble.Cut
+	Instant time.Time `json:"instant,omitzero"` // when the newest change was made that it has
+}
+
+// salvage makes a new engine, and puts it in the place of the old one: of the second
+// copy, or of the old one up to the damage in its log, whichever is newer, and of what
+// the content says of itself.
+func (m *metadata) salvage(ctx context.Context, cause error) error {
+	m.o.log.Warn("metadata cannot be used, salvaging", "err", cause, "second_copy", m.o.copy)
+	report := salvageReport{Cause: cause.Error()}
+	dir, err := m.fill(ctx, cause, &report)
+	if err != nil {
+		err = errors.Join(err, m.removeHalves())
+		return hint(err, "nothing was changed: restore the data folder from a backup, or look at what the log says")
+	}
+	now := time.Now().UTC().Format("20060102T150405.000")
+	old := m.path(metaDir)
+	if _, err := os.Lstat(old); err == nil {
+		report.Refused = refusedPrefix + now
+		if err := os.Rename(old, m.path(report.Refused)); err != nil {
+			return err
+		}
+	}
+	// The report first: a start that is cut off here must not leave a store without it.
+	if err := m.write(reportPrefix+now+".json", &report); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, old); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(m.o.dir), m.removeHalves())
+}
+
+// undoHalf puts the old engine back if a salvage was cut off when it had been put aside:
+// of the new one nobody knows whether it is the best there is.
+func (m *metadata) undoHalf() error {
+	exists := func(name string) bool { _, err := os.Lstat(m.path(name)); return err == nil }
+	if exists(metaDir) || !exists(newMetaDir) && !exists(cutMetaDir) {
+		return nil
+	}
+	entries, err := os.ReadDir(m.o.dir)
+	if err != nil {
+		return err
+	}
+	newest := ""
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), refusedPrefix) {
+			newest = max(newest, e.Name())
+		}
+	}
+	if newest == "" {
+		return nil
+	}
+	return errors.Join(os.Rename(m.path(newest), m.path(metaDir)), syncDir(m.o.dir))
+}
+
+// removeHalves removes what a salvage that was cut off has left, or one that is done.
+func (m *metadata) removeHalves() error {
+	return errors.Join(os.RemoveAll(m.path(newMetaDir)), os.RemoveAll(m.path(cutMetaDir)))
+}
+
+// fill makes a store of the best there is, and returns its folder.
+func (m *metadata) fill(ctx context.Context, cause error, report *salvageReport) (string, error) {
+	db, dir, err := m.best(ctx, cause, report)
+	if err != nil {
+		return "", err
+	}
+	report.Store, err = store.Salvage(ctx, store.SalvageOptions{
+		Meta: db, Blobs: m.o.blobs, Instant: report.instant(), Cause: report.Cause, Logger: m.o.log,
+	})
+	return dir, errors.Join(err, db.Close())
+}
+
+func (m *metadata) path(name string) string { return filepath.Join(m.o.dir, name) }
+
+// instant is the time up to which the records that were used have everything.
+func (r *salvageReport) instant() time.Time {
+	switch {
+	case r.Engine != nil:
+		return r.Engine.Instant
+	case r.Copy != nil:
+		return r.Copy.Instant
+	}
+	return time.Time{}
+}
+
+// best returns an engine with the newest records there are, and its folder.
+func (m *metadata) best(ctx context.Context, cause error, report *salvageReport) (meta.Engine, string, error) {
+	restored, err := m.restore(report)
+	if err != nil {
+		return nil, "", err
+	}
+	cut, err := m.cut(ctx, cause, report)
+	if err != nil {
+		return nil, "", errors.Join(err, restored.Close())
+	}
+	switch {
+	case cut != nil:
+		return cut, m.path(cutMetaDir), restored.Close()
+	case report.Copy != nil, !isCorrupt(cause) && !m.noContent():
+		return restored, m.path(newMetaDir), nil
+	case isCorrupt(cause): // content alone is less than what may be read of the engine
+		return nil, "", errors.Join(cause, restored.Close())
+	}
+	err = fmt.Errorf("%w: %s, and there is neither a second copy nor any content", errMetaLost, report.Cause)
+	return nil, "", errors.Join(err, restored.Close())
+}
+
+// restore returns a new engine with what the second copy has.
+func (m *metadata) restore(report *salvageReport) (meta.Engine, error) {
+	db, err := m.pebble(m.path(newMetaDir), true)
+	if err != nil || m.o.copy == "" {
+		return db, err
+	}
+	r, err := secondcopy.Restore(m.o.copy, db)
+	switch {
+	case err == nil:
+		report.Copy = &r
+	case !errors.Is(err, secondcopy.ErrNoCopy):
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// cut returns the old engine up to the damage in its log; nil if more than the log is
+// damaged, or the second copy has all of that. An older copy, as after weeks in which it
+// could not be written, is worse than an engine without its end.
+func (m *metadata) cut(ctx context.Context, cause error, report *salvageReport) (meta.Engine, error) {
+	if !isCorrupt(cause) {
+		return nil, nil
+	}
+	db, cut, err := pebble.OpenCut(ctx, m.path(metaDir), m.path(cutMetaDir), pebble.Options{CacheSize: m.o.cache, Logger: m.o.log})
+	if err != nil {
+		m.o.log.Info("more than the end of the metadata's log is damaged", "err", err)
+		return nil, ctx.Err()
+	}
+	last, err := store.LastChange(db)
+	if err == nil && (report.Copy == nil || last.After(report.Copy.Instant)) {
+		report.Engine = &cutReport{cut, last}
+		return db, nil
+	}
+	return nil, errors.Join(err, db.Close())
+}
+
+// noContent reports whether there is no content at all.
+func (m *metadata) noContent() bool {
+	stop := errors.New("found one")
+	return m.o.blobs.List(func(blob.Info) error { return stop }) == nil
+}
+
+// write keeps the report, and says what is in it.
+func (m *metadata) write(name string, r *salvageReport) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeFile(m.path(name), append(b, '\n')); err != nil {
+		return err
+	}
+	facts := []any{
+		"report", name, "refused", r.Refused, "files", r.Store.Files, "directories", r.Store.Dirs,
+		"from_content", len(r.Store.Restored), "lost_found", len(r.Store.LostFound), "missing", len(r.Store.Missing),
+	}
+	from := "without a second copy: what was not content of its own is lost"
+	switch {
+	case r.Engine != nil:
+		from = fmt.Sprintf("from the engine up to the damage in its log, as of %s: of the log %d bytes are lost",
+			r.Engine.Instant.UTC().Format(time.RFC3339), r.Engine.Lost)
+		facts = append(facts, "engine_instant", r.Engine.Instant, "log", r.Engine.Log, "log_bytes_lost", r.Engine.Lost)
+	case r.Copy != nil:
+		from = "from the second copy as of " + r.Copy.Instant.UTC().Format(time.RFC3339)
+		facts = append(facts, "copy_instant", r.Copy.Instant, "copy_complete", r.Copy.Complete, "copy_gaps", len(r.Copy.Gaps))
+	}
+	m.o.log.Warn("metadata salvaged", facts...)
+	m.salvaged = fmt.Sprintf("the metadata was salvaged at this start, %s: %d files, %d restored from content alone, %d in lost+found, %d missing; see %s",
+		from, r.Store.Files, len(r.Store.Restored), len(r.Store.LostFound), len(r.Store.Missing), name)
+	return nil
+}
