@@ -53,7 +53,7 @@ func TestMountSeesChangesOfOthers(t *testing.T) {
 			if s.Failed != 0 || s.Overflows != 0 || s.Abandoned != 0 || s.Waiting != 0 {
 				t.Errorf("notifications were lost: %+v", s)
 			}
-			if h.steps < 50 || h.reads.Load() < 100 {
+			if h.steps < 20 || h.reads.Load() < 100 {
 				t.Errorf("%d steps and %d reads are no test", h.steps, h.reads.Load())
 			}
 		})

@@ -153,6 +153,9 @@ func (c *blobCache) forget(id blob.ID) {
 	c.mu.Lock()
 	b := c.blobs[id]
 	delete(c.blobs, id)
+	if b != nil {
+		b.unsealed.Store(true) // unseal does not find it any more
+	}
 	idle := b != nil && b.refs == 0
 	if idle {
 		c.unpark(b)
@@ -209,4 +212,17 @@ func (c *blobCache) closeFile(b *openBlob) {
 	if err := b.file.Close(); err != nil {
 		c.s.log.Warn("content not closed", "blob", b.id, "err", err)
 	}
+}
+
+// forgetGroup makes the next reader of a record of the blob ask the engine.
+func (c *blobCache) forgetGroup(id blob.ID, group uint32) {
+	c.mu.Lock()
+	b := c.blobs[id]
+	c.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.sums, group)
 }

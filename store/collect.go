@@ -371,8 +371,9 @@ func (c *change) collectEntries(dir Ino, chunk []Dirent) error {
 // garbage removes blobs that lost their last reference, once that is durable.
 func (k *collector) garbage(ctx context.Context) error {
 	type item struct {
-		key []byte
-		id  blob.ID
+		key  []byte
+		id   blob.ID
+		refs int64
 	}
 	for from := []byte{keyGarbage}; ; {
 		var items []item
@@ -385,6 +386,12 @@ func (k *collector) garbage(ctx context.Context) error {
 		if err != nil || len(items) == 0 {
 			return err
 		}
+		// Before the sync: that nobody refers to a blob counts only once it is durable.
+		for i := range items {
+			if items[i].refs, err = k.s.engine.Counter(blobKey(keyBlobRefs, items[i].id)); err != nil {
+				return err
+			}
+		}
 		if err := k.s.engine.Sync(); err != nil {
 			return k.s.engineError(err)
 		}
@@ -392,7 +399,7 @@ func (k *collector) garbage(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := k.dropped(it.key, it.id); err != nil {
+			if err := k.dropped(it.key, it.id, it.refs); err != nil {
 				return err
 			}
 		}
@@ -400,13 +407,10 @@ func (k *collector) garbage(ctx context.Context) error {
 	}
 }
 
-// dropped removes a blob if no inode refers to it. Nobody can begin to: a
-// reference is only ever copied from an inode that has one.
-func (k *collector) dropped(key []byte, id blob.ID) error {
-	refs, err := k.s.engine.Counter(blobKey(keyBlobRefs, id))
-	if err != nil {
-		return err
-	}
+// dropped removes a blob that has durably no references. Nobody can begin to refer to
+// it: a reference is only ever copied from an inode that has one. A blob that has some
+// gets another note with the last.
+func (k *collector) dropped(key []byte, id blob.ID, refs int64) error {
 	k.mu.Lock()
 	_, busy := k.blobs[id]
 	k.mu.Unlock()

@@ -79,7 +79,7 @@ func (h *Handle) copyInBackend(ctx context.Context, c *Content, from, to, n int6
 	if _, ok := c.blob.file.(blob.RangeCopier); !ok {
 		return 0, errors.ErrUnsupported
 	}
-	if c.verified() {
+	if c.verified() || c.comparable() {
 		if _, err := c.WriteRange(io.Discard, from, n); err != nil {
 			return 0, err
 		}

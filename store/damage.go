@@ -328,7 +328,7 @@ func (d *damages) sound(v *inode) {
 	d.save.Lock()
 	defer d.save.Unlock()
 	left := slices.DeleteFunc(slices.Clone(d.of(v.Ino)), func(p Damage) bool {
-		return p.Kind == DamagedRecord || p.Version == v.Version && p.blob == v.content.blob
+		return p.Kind == DamagedRecord || p.Version <= v.Version && p.blob == v.content.blob
 	})
 	d.set(v.Ino, left)
 }

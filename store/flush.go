@@ -132,11 +132,10 @@ func (s *Store) flushContent(ctx context.Context, ino Ino) (err error) {
 		return err
 	}
 	defer s.nodes.release(n)
-	if n.writers.Load() == 0 {
-		return nil
-	}
-	if err := s.syncNode(ctx, n); err != nil {
-		return err
+	if n.writers.Load() > 0 {
+		if err := s.syncNode(ctx, n); err != nil {
+			return err
+		}
 	}
 	s.keepTouched(ctx, n, false)
 	return nil

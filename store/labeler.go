@@ -136,8 +136,11 @@ func (r *labelRound) run(ctx context.Context, keys [][]byte) (done [][]byte, err
 		ino := inoOfKey(key)
 		ok, known := results[ino]
 		if !known {
-			ok, err = r.renew(ctx, ino)
-			if err = errors.Join(err, r.pause(ctx)); err != nil {
+			if ok, err = r.renew(ctx, ino); err != nil { // it keeps its note, and the others get theirs
+				r.s.log.Warn("label of content not renewed", "ino", ino, "err", err)
+				ok = false
+			}
+			if err := r.pause(ctx); err != nil {
 				return done, err
 			}
 			results[ino] = ok

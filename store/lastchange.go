@@ -1,6 +1,9 @@
 package store
 
 import (
+	"encoding/binary"
+	"errors"
+	"math"
 	"time"
 
 	"engramfs/store/meta"
@@ -9,17 +12,30 @@ import (
 // LastChange returns when the newest change was made that r has, to see which of two
 // copies of a store's metadata is the newer one. Every operation changes the time of an
 // inode, that of the directory at least. Zero: r has no inode. It reads all of them; what
-// cannot be decoded does not count.
+// is damaged does not count, nor as many inodes after it, so that an engine can be asked
+// of which a part cannot be read.
 func LastChange(r meta.Reader) (time.Time, error) {
 	last := int64(0)
-	err := r.Scan([]byte{keyInode}, []byte{keyInode + 1}, func(key, value []byte) bool {
-		if v, err := decodeInode(inoOfKey(key), value); err == nil {
-			last = max(last, v.Ctime)
+	for next, step := Ino(0), Ino(1); ; step *= 2 {
+		lo := binary.BigEndian.AppendUint64([]byte{keyInode}, uint64(next))
+		err := r.Scan(lo, []byte{keyInode + 1}, func(key, value []byte) bool {
+			ino := inoOfKey(key)
+			if v, err := decodeInode(ino, value); err == nil {
+				last = max(last, v.Ctime)
+			}
+			next, step = ino, 1
+			return true
+		})
+		var corrupt *meta.CorruptError
+		switch {
+		case err != nil && !errors.As(err, &corrupt):
+			return time.Time{}, err
+		case err != nil && next < math.MaxInt64:
+			next += step // over the damage, as fast as it turns out to be large
+			continue
+		case last == 0:
+			return time.Time{}, nil
 		}
-		return true
-	})
-	if err != nil || last == 0 {
-		return time.Time{}, err
+		return time.Unix(0, last), nil
 	}
-	return time.Unix(0, last), nil
 }

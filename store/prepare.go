@@ -77,6 +77,13 @@ func (h *Handle) prepare(ctx context.Context, whole bool) error {
 // resume makes a blob without checksums ready to be written.
 func (h *Handle) resume(ctx context.Context, b *body, v *inode) error {
 	if id := v.content.blob; !v.content.fresh && !b.isReady(id) {
+		refs, err := h.s.engine.Counter(blobKey(keyBlobRefs, id))
+		if err != nil {
+			return fmt.Errorf("references of content: %w", err)
+		}
+		if refs > 1 { // a salvage, or a repair, can leave shared content without checksums
+			return h.unshare(ctx, b, v)
+		}
 		if err := h.unfinish(ctx, b.recallLocked(h.s, h.n.ino, id), v); err != nil {
 			return err
 		}
@@ -159,7 +166,7 @@ func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
 		return err
 	}
 	defer h.s.open.put(pin)
-	alone := !h.s.mayBeMapped(old.content.blob)
+	alone := old.content.sealed && !h.s.mayBeMapped(old.content.blob)
 	clone := func(id blob.ID) (blob.File, error) {
 		f, err := h.s.blobs.Clone(old.content.blob, id)
 		if err != nil {
@@ -178,13 +185,15 @@ func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
 		if h.n.native() { // since nobody else refers to it any more: it stays
 			return false, nil
 		}
-		sums, err := h.s.sumsAs(old.content.blob, id)
-		if err != nil {
-			return false, err
-		}
-		for _, r := range sums {
-			if !bytes.Equal(r[0], sumsKey(id, groupDigests)) {
-				c.put(r[0], r[1])
+		if old.content.sealed { // else they are of what there was before
+			sums, err := h.s.sumsAs(old.content.blob, id)
+			if err != nil {
+				return false, err
+			}
+			for _, r := range sums {
+				if !bytes.Equal(r[0], sumsKey(id, groupDigests)) {
+					c.put(r[0], r[1])
+				}
 			}
 		}
 		if v, err = c.tend(h.n.ino); err != nil {

@@ -33,9 +33,6 @@ func (s *salvager) listBlobs() error {
 // writtenSince makes every file whose content was written since the records were copied
 // one that is to be sealed again: its checksums are of what was there before.
 func (s *salvager) writtenSince() error {
-	if s.o.Instant.IsZero() {
-		return nil
-	}
 	var newer []Ino
 	if err := eachContent(s.o.Meta, func(v *inode) {
 		b := s.blobs[v.content.blob]

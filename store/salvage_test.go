@@ -1,8 +1,12 @@
 package store_test
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"engramfs/store"
 	"engramfs/store/meta"
@@ -67,5 +71,75 @@ func TestSalvageOfWhatIsWhole(t *testing.T) {
 	}
 	if a := put(t, m.s, "/new", []byte("new")); a.Ino < 1<<32 {
 		t.Errorf("the next inode is %d, which may have been given before", a.Ino)
+	}
+}
+
+// TestSalvagedContentIsSharedUntilWritten: a salvage finds two files with one blob that has
+// changed since, so neither has checksums. A write to one must not show in the other.
+func TestSalvagedContentIsSharedUntilWritten(t *testing.T) {
+	sh := newShelf(t)
+	m := boot(t, sh.mem, sh.blobs)
+	if _, _, err := m.s.Clone(ctx, sh.files.Other, store.RootIno, "o2", store.CloneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := sh.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	instant := time.Now()
+	time.Sleep(50 * time.Millisecond)
+	m = boot(t, sh.mem, sh.blobs)
+	if err := m.s.Unlink(ctx, store.RootIno, "o2", nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = m.s.Quiesce(ctx)
+	h, err := m.s.Open(ctx, sh.files.Other, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt(ctx, []byte("changed"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = m.s.Quiesce(ctx)
+	if err := m.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sh.mem = old
+	sh.engine(t, func(db meta.Engine) {
+		_, err := store.Salvage(ctx, store.SalvageOptions{Meta: db, Blobs: sh.blobs, Instant: instant})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	m = boot(t, sh.mem, sh.blobs)
+	defer m.s.Close()
+	h, err = m.s.Open(ctx, sh.files.Other, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt(ctx, []byte("ONLY IN O"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a, err := m.s.LookupPath(ctx, "/o2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.s.OpenContent(ctx, a.Ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := make([]byte, 9)
+	if _, err := c.ReadAt(b, 0); err != nil || string(b) == "ONLY IN O" {
+		t.Errorf("the other file begins with %q, %v", b, err)
+	}
+	if problems, err := m.s.Check(ctx, store.CheckOptions{}); err != nil || len(problems) > 0 {
+		t.Errorf("check: %v, %v", problems, err)
 	}
 }

@@ -122,9 +122,10 @@ type scrubState struct {
 // scrubCursor is where a scrub goes on: at a key of the engine, and in the content
 // that it is about.
 type scrubCursor struct {
-	Key    []byte `json:"key,omitempty"`
-	Blob   string `json:"blob,omitempty"` // of Offset
-	Offset int64  `json:"offset,omitempty"`
+	Key     []byte `json:"key,omitempty"`
+	Blob    string `json:"blob,omitempty"` // of Offset
+	Offset  int64  `json:"offset,omitempty"`
+	Version uint64 `json:"version,omitempty"`
 	// Hashes are the states of the digests of the content up to Offset.
 	Hashes map[Hash][]byte `json:"hashes,omitempty"`
 }
@@ -303,7 +304,7 @@ func (k *scrubber) end(err error) ScrubRun {
 	}
 	run.Ended, st.Active = &now, false
 	switch {
-	case err == nil && run.Found() == 0:
+	case err == nil && run.Found() == 0 && run.CorruptBlocks == 0: // which an earlier part may have found
 		run.Result = "clean"
 	case err == nil:
 		run.Result = "damaged"

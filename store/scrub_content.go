@@ -71,7 +71,7 @@ func (w *scrubWalk) content(ctx context.Context, v *inode) error {
 	}
 	defer f.Close() // it was only read
 	c := &scrubFile{w: w, v: v, f: f, group: -1}
-	if w.cursor.Blob == v.content.blob.String() {
+	if w.cursor.Blob == v.content.blob.String() && w.cursor.Version == v.Version {
 		c.begin = w.cursor.Offset
 	}
 	if c.digests, err = newScrubDigest(c); err != nil {
@@ -143,6 +143,7 @@ func (c *scrubFile) read(ctx context.Context) error {
 		}
 		off += n
 		c.w.cursor.Blob, c.w.cursor.Offset, c.w.cursor.Hashes = c.v.content.blob.String(), off, c.digests.save()
+		c.w.cursor.Version = c.v.Version
 		c.w.saveNow(c.w.s.now())
 	}
 	return nil
@@ -315,6 +316,7 @@ func (c *scrubFile) writtenLate() bool {
 
 func (c *scrubFile) damaged(off, size int64, err error) {
 	c.bad++
+	c.digests.giveUp()
 	block := off / blockSize
 	err = fmt.Errorf("%w: content %s: block %d: %w", ErrDamaged, c.v.content.blob, block, err)
 	c.w.count(func(r *ScrubRun) {

@@ -167,7 +167,7 @@ func (s *Store) addDigests(ctx context.Context, v *inode, d *Digests) error {
 			}
 		}
 		c.putDigests(v.content.blob, &all)
-		s.open.forget(v.content.blob) // it does not know them
+		s.open.forgetGroup(v.content.blob, groupDigests) // it does not know them
 		return nil
 	})
 }

@@ -368,7 +368,9 @@ func (k *seal) run(ctx context.Context) error {
 		return err
 	}
 	b := k.n.share()
-	b.recall(k.s, k.n.ino, k.v.content.blob)
+	b.prepare.Lock() // no recall, which would not wait
+	b.recallLocked(k.s, k.n.ino, k.v.content.blob)
+	b.prepare.Unlock()
 	b.stands(k.v.content.blob, before)
 	damaged, err := b.keepOld(k.s.engine, k.v.content.blob, sums)
 	if err != nil {
@@ -393,6 +395,7 @@ func (k *seal) run(ctx context.Context) error {
 		return err
 	})
 	if err == nil && done {
+		k.s.open.forget(k.v.content.blob) // who shares it may have asked for its old checksums meanwhile
 		k.note(damaged)
 	}
 	return err

@@ -172,7 +172,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		},
 	})
 	s.nodes.family = s.inodes
-	if err := s.beginRun(o.Boot, o.ReadOnly != nil); err != nil {
+	if err := s.beginRun(o.Boot); err != nil {
 		return nil, err
 	}
 	s.sealer, s.labeler = newSealer(s), newLabeler(s)
@@ -181,6 +181,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	if o.ReadOnly == nil {
 		if err := s.rebuildUnsealed(); err != nil {
+			return nil, err
+		}
+		if err := s.noteBoot(o.Boot); err != nil {
 			return nil, err
 		}
 	}

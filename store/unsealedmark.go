@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -62,10 +63,15 @@ func (m *unsealedMark) append(b []byte) []byte {
 		next, runs = end, runs+1
 	}
 	for _, word := range slices.Sorted(maps.Keys(m.written)) {
+		bits := m.written[word]
+		if bits == math.MaxUint64 && end == word*64 {
+			end += 64
+			continue
+		}
 		for bit := range int64(64) {
 			block := word*64 + bit
 			switch {
-			case m.written[word]&(1<<bit) == 0:
+			case bits&(1<<bit) == 0:
 			case block == end:
 				end++
 			default:
@@ -224,7 +230,7 @@ func (s *Store) tryKeepTouched(ctx context.Context, n *node, final bool) error {
 				return err
 			}
 			m := b.mark(id, f)
-			m.final = final && !m.native // else a mapping may be left
+			m.final = final && !m.native && n.writers.Load() == 0 // else a mapping may be left, or it is written again
 			if m.known {
 				c.put(inoKey(keyUnsealed, n.ino), m.append(nil))
 			}

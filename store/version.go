@@ -16,10 +16,9 @@ const versionGap = 1 << 40
 // beginRun makes sure that no version of this run was given in an earlier one, so
 // that no ETag ever means two contents. It is durable when it returns.
 //
-// A run that is only to look at the store does not bring its content up to date, so
-// that the next one still has to know what the machine was when the last run ended
-// that did.
-func (s *Store) beginRun(boot string, look bool) error {
+// Which boot it is stays to be written by who has brought the content up to date: a run
+// that ends before that, or is only to look at the store, leaves that to the next one.
+func (s *Store) beginRun(boot string) error {
 	if s.engine.Failed() != nil {
 		return nil // nothing can be changed
 	}
@@ -41,14 +40,27 @@ func (s *Store) beginRun(boot string, look bool) error {
 	s.sameBoot = boot != "" && string(last) == boot
 	if err := s.engine.Update(func(tx meta.Txn) error {
 		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n+1))
-		if !look {
-			tx.Put(factBoot, []byte(boot))
-		}
 		return nil
 	}); err != nil {
 		return s.engineError(err)
 	}
 	return s.engineError(s.engine.Sync())
+}
+
+// noteBoot notes durably that content is up to date with what this boot of the machine
+// has kept.
+func (s *Store) noteBoot(boot string) error {
+	if s.engine.Failed() != nil {
+		return nil // nothing can be changed
+	}
+	err := s.engine.Update(func(tx meta.Txn) error {
+		tx.Put(factBoot, []byte(boot))
+		return nil
+	})
+	if err == nil {
+		err = s.engine.Sync()
+	}
+	return s.engineError(err)
 }
 
 // nextVersion returns the version that follows v; that of a new inode follows 0.

@@ -90,6 +90,7 @@ type rich struct {
 	*fake
 	history []store.HistoryEntry // the newest first
 	damage  []store.Damage
+	tell    chan struct{} // each answer of Damaged waits for one; nil: none does
 	check   func(context.Context) ([]string, error)
 	hang    chan struct{} // what needs a lock waits for it; nil: it does not
 }
@@ -99,7 +100,12 @@ func (f *rich) History(before uint64, limit int) ([]store.HistoryEntry, error) {
 	return list[:min(limit, len(list))], nil
 }
 
-func (f *rich) Damaged() []store.Damage { return f.damage }
+func (f *rich) Damaged() []store.Damage {
+	if f.tell != nil {
+		<-f.tell
+	}
+	return f.damage
+}
 
 func (f *rich) Check(ctx context.Context, _ store.CheckOptions) ([]store.Finding, error) {
 	problems, err := f.check(ctx)

@@ -83,12 +83,19 @@ func (a *Server) getDamaged(http.ResponseWriter, *http.Request) (DamageList, err
 }
 
 // damaged returns the places with damaged content, by file.
-func (a *Server) damaged() ([]store.Damage, error) {
+func (a *Server) damaged() ([]store.Damage, error) { return a.askDamaged(a.probes.damaged.ask) }
+
+// knownDamage is damaged as far as it was told: with an error there may be more.
+func (a *Server) knownDamage() ([]store.Damage, error) {
+	return a.askDamaged(a.probes.damaged.askOrLast)
+}
+
+func (a *Server) askDamaged(ask func(func() ([]store.Damage, error)) ([]store.Damage, error)) ([]store.Damage, error) {
 	d, ok := a.store.(damager)
 	if !ok {
 		return nil, errNotHere
 	}
-	return a.probes.damaged.ask(func() ([]store.Damage, error) { return d.Damaged(), nil })
+	return ask(func() ([]store.Damage, error) { return d.Damaged(), nil })
 }
 
 func (a *Server) getHandles(http.ResponseWriter, *http.Request) (HandleList, error) {

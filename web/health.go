@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -59,7 +60,7 @@ func (h Health) httpStatus() int {
 
 // Trouble is one thing that is wrong.
 type Trouble struct {
-	Kind   string     `json:"kind"` // read_only, stuck, poisoned, damaged, second_copy or unknown
+	Kind   string     `json:"kind"` // read_only, stuck, poisoned, damaged, unknown or second_copy
 	Lock   string     `json:"lock,omitempty"`
 	Ino    uint64     `json:"ino,omitempty"` // of a damaged file whose content is there to be salvaged
 	Path   string     `json:"path,omitempty"`
@@ -88,12 +89,19 @@ type LockSummary struct {
 type observation struct {
 	locks    []Lock
 	readOnly error
-	blind    string // why the locks cannot be told; "": they can
-	damaged  []store.Damage
-	noDamage bool // whether content is damaged cannot be told
+	blind    string         // why the locks cannot be told; "": they can
+	damaged  []store.Damage // what is known
+	noDamage error          // why it cannot be told whether there is more; errNotHere: the store never tells
 	copy     *MetadataCopy
 	resets   []Activity
 	at       time.Time
+}
+
+// damageUnknown is what is wrong when the list of damaged content does not come.
+const damageUnknown = "whether content is damaged cannot be told"
+
+func (o *observation) damageUnknown() bool {
+	return o.noDamage != nil && !errors.Is(o.noDamage, errNotHere)
 }
 
 // watchdogLate is when a watchdog that looks every second has stopped looking.
@@ -109,8 +117,7 @@ func (a *Server) observe() (o observation) {
 			o.locks, o.blind = nil, "the locks cannot be read: see the server's log"
 		}
 	}()
-	damaged, err := a.damaged()
-	o.damaged, o.noDamage = damaged, err != nil
+	o.damaged, o.noDamage = a.knownDamage()
 	o.copy = a.metadataCopy()
 	o.resets = a.resets.list()
 	o.readOnly = a.store.ReadOnly()
@@ -142,7 +149,7 @@ func (a *Server) healthOf(o observation) Health {
 	if a.o.Notes != nil {
 		h.Notes = append(h.Notes, a.o.Notes()...)
 	}
-	if !o.noDamage {
+	if o.noDamage == nil {
 		n := len(o.damaged)
 		h.Damaged = &n
 	}
@@ -170,8 +177,8 @@ func (a *Server) healthOf(o observation) Health {
 
 // severity orders kinds of trouble, the worst first. A store that refuses every
 // write is worse than one lock; a stuck lock holds up reads too and cannot be
-// reset, so it is worse than a poisoned one; and what is known to be wrong comes
-// before what is not known.
+// reset, so it is worse than a poisoned one; and what is known to be wrong with what
+// is served comes before what is not known. A late copy costs nothing yet.
 var severity = []struct {
 	kind   string
 	status Status
@@ -180,8 +187,8 @@ var severity = []struct {
 	{"stuck", Stuck},
 	{"poisoned", Degraded},
 	{"damaged", Degraded},
-	{"second_copy", Degraded},
 	{"unknown", Unknown},
+	{"second_copy", Degraded},
 }
 
 func rank(kind string) int {
@@ -225,11 +232,14 @@ func troubles(o observation) []Trouble {
 		}
 		ts = append(ts, damageTrouble(d))
 	}
-	if o.copy != nil && o.copy.Late {
-		ts = append(ts, copyTrouble(o.copy))
-	}
 	if o.blind != "" {
 		ts = append(ts, Trouble{Kind: "unknown", What: o.blind, Action: "look at the server's log; restart the server if this stays"})
+	}
+	if o.damageUnknown() {
+		ts = append(ts, Trouble{Kind: "unknown", What: damageUnknown, Action: "look at the disk and at the server's log; restart the server if this stays"})
+	}
+	if o.copy != nil && o.copy.Late {
+		ts = append(ts, copyTrouble(o.copy))
 	}
 	slices.SortStableFunc(ts, func(x, y Trouble) int { return cmp.Compare(rank(x.Kind), rank(y.Kind)) })
 	return ts

@@ -163,24 +163,28 @@ func (p *healthPage) headline(h Health) {
 	worst := h.Troubles[0]
 	where := cmp.Or(worst.Path, guards(worst.Lock))
 	p.Advice = sentence(worst.Action)
+	rest := func(words string) string { return words }
+	if slices.ContainsFunc(h.Troubles, func(t Trouble) bool { return t.Kind == "unknown" }) {
+		rest = func(string) string { return "Whether all else is well cannot be told." }
+	}
 	switch {
 	case h.Status == ReadOnly:
-		p.Headline = "Nothing can be changed. Everything can be read."
+		p.Headline = "Nothing can be changed. " + rest("Everything can be read.")
 	case h.Status == Stuck:
 		p.Headline = "A request holds " + cmp.Or(worst.Path, "the lock "+worst.Lock) + " and does not let go. Whoever needs it waits."
 	case h.Status == Unknown:
 		p.Headline = "The health cannot be told. That does not mean that all is well."
 	case h.Status == Rebuilding:
-		p.Headline = "A reset is at work. Everything else is served."
+		p.Headline = "A reset is at work. " + rest("Everything else is served.")
 		p.Advice = "Wait for it to end: the page shows how."
 	case worst.Kind == "damaged":
-		p.Headline = where + " is damaged. Everything else is served."
+		p.Headline = where + " is damaged. " + rest("Everything else is served.")
 	case worst.Kind == "second_copy":
 		p.Headline = "The second copy of the metadata is not up to date. Everything is served."
 	default:
-		p.Headline = "Changes to " + where + " are refused. Reading works, and so does everything else."
+		p.Headline = "Changes to " + where + " are refused. " + rest("Reading works, and so does everything else.")
 		if family, _, _ := strings.Cut(worst.Lock, ":"); family != "inode" {
-			p.Headline = sentence(where+" does not work") + " Everything else does."
+			p.Headline = sentence(where+" does not work") + " " + rest("Everything else does.")
 		}
 		p.Advice = "Reset the lock. It is rebuilt from the disk and checked; nothing that was acknowledged is lost."
 	}
@@ -210,6 +214,9 @@ func (p *healthPage) troubles(h Health, o observation) {
 			v.Text = sentence(strings.TrimPrefix(t.What, t.Path+" is damaged: "))
 		case "unknown":
 			v.Tone, v.Icon = "unknown", "unknown"
+			if t.What == damageUnknown {
+				v.Title = "The content"
+			}
 		}
 		if l := byName[t.Lock]; l != nil && t.Kind == lockPoisoned {
 			v.CanReset, v.Gen = true, l.Gen

@@ -84,6 +84,9 @@ func (a *Server) readyChecks() []check {
 	for _, d := range o.damaged {
 		sound.worsen(degraded, damageTrouble(d).What)
 	}
+	if o.damageUnknown() {
+		sound.worsen(degraded, damageUnknown)
+	}
 	checks := append(a.liveChecks(), writable, stuck, healthy, sound)
 	if o.copy != nil {
 		second := check{name: "second-copy", result: checkPass}

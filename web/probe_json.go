@@ -100,7 +100,7 @@ func (a *Server) apiHealth(details bool) apiHealth {
 		writable.Status, writable.Output = checkWarn, o.readOnly.Error()
 	}
 	h.Checks["store:writable"] = []apiCheck{writable}
-	if !o.noDamage { // unknown is left out, not 0
+	if o.noDamage == nil { // unknown is left out, not 0
 		damaged := apiCheck{ComponentType: "datastore", ObservedValue: len(o.damaged), ObservedUnit: "places", Status: checkPass, Time: &at}
 		if len(o.damaged) > 0 {
 			damaged.Status, damaged.Output = checkWarn, damageTrouble(o.damaged[0]).What

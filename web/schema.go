@@ -116,7 +116,7 @@ func (s *schemas) fields(t reflect.Type, properties map[string]any, required *[]
 // enums are the words that a field of text may hold.
 var enums = map[string][]string{
 	"Health.Status": {string(Online), string(Degraded), string(Rebuilding), string(Stuck), string(ReadOnly), string(Unknown)},
-	"Trouble.Kind":  {"read_only", "stuck", "poisoned", "damaged", "second_copy", "unknown"},
+	"Trouble.Kind":  {"read_only", "stuck", "poisoned", "damaged", "unknown", "second_copy"},
 	"Event.Kind":    {kindPoisoned, kindReset, kindDamaged, kindSalvaged},
 	"Drill.Cause":   drillCauses,
 	"DAVLock.Depth": {"0", "infinity"},

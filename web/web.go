@@ -11,6 +11,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -220,6 +221,16 @@ func (a *Server) Close() {
 // EndSessions logs everybody out of the page, for after the users have changed. A login
 // whose password was looked at before counts no more either.
 func (a *Server) EndSessions() { a.sessions.endAll() }
+
+// Route returns the pattern of the route that r takes, such as /locks/{name}, for
+// what may not know names; "": there is no such route.
+func (a *Server) Route(r *http.Request) string {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	return a.handler.(chi.Routes).Find(chi.NewRouteContext(), method, cmp.Or(r.URL.RawPath, r.URL.Path))
+}
 
 func (a *Server) routes() http.Handler {
 	r := chi.NewRouter()

@@ -277,9 +277,6 @@ Cause:    goexit
 // same exit code. Neither depends on where the administrator sits.
 func TestAdminTables(t *testing.T) {
 	s := serveAdmin(t, newTroubled())
-	here := time.Local
-	time.Local = time.FixedZone("far away", 9*60*60)
-	defer func() { time.Local = here }()
 	t.Setenv("LC_ALL", "de_DE.UTF-8")
 	for name, tc := range adminTables {
 		t.Run(name, func(t *testing.T) {

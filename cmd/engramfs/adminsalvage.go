@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"strconv"
@@ -46,8 +47,7 @@ func (c *adminSalvageCmd) Run(p *process, a *adminCmd) error {
 	defer answer.Body.Close()
 	n, err := c.save(s, f, answer)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return hint(fmt.Errorf("inode %d: cut off after %d bytes, which are kept in %s: %w", c.Inode, n, c.Output, err),
-			"the server's log has the reason; the disk may not be able to read more")
+		return c.cutOff(n, err)
 	}
 	v := salvaged{c.Output, n, answer.Header.Get("Engramfs-Bad-Ranges")}
 	body, err := json.MarshalIndent(v, "", "  ")
@@ -59,6 +59,17 @@ func (c *adminSalvageCmd) Run(p *process, a *adminCmd) error {
 		out.fact("Bytes", strconv.FormatInt(v.Bytes, 10))
 		out.fact("Wrong", v.Bad)
 	})
+}
+
+// cutOff says whose fault it is that only n bytes are there. What package os cannot do
+// with a file of this machine is a *fs.PathError; an answer that ends early is none.
+func (c *adminSalvageCmd) cutOff(n int64, err error) error {
+	local := (*fs.PathError)(nil)
+	text := "the server's log has the reason; the disk may not be able to read more"
+	if errors.As(err, &local) {
+		text = "the server is not the cause: make room for the file, or write it elsewhere"
+	}
+	return hint(fmt.Errorf("inode %d: cut off after %d bytes, which are kept in %s: %w", c.Inode, n, c.Output, err), text)
 }
 
 func (c *adminSalvageCmd) refused(s *adminAPI, err error) error {

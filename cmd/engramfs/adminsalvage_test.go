@@ -75,6 +75,23 @@ func TestAdminSalvages(t *testing.T) {
 	}
 }
 
+// A disk that is full here is not one that fails there.
+func TestAdminSalvageNamesWhoseFaultItIs(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("no /dev/full: ", err)
+	}
+	defer full.Close()
+	_, local := full.Write([]byte("x"))
+	c := &adminSalvageCmd{Inode: 7, Output: "big"}
+	for want, err := range map[string]error{"make room": local, "the server's log": io.ErrUnexpectedEOF} {
+		var h *hintError
+		if err := c.cutOff(5, err); !errors.As(err, &h) || !strings.Contains(h.hint, want) || !strings.Contains(err.Error(), "after 5 bytes") {
+			t.Errorf("%v, want a hint with %q", err, want)
+		}
+	}
+}
+
 func TestAdminSalvageOfNothing(t *testing.T) {
 	s, _, _ := damagedStore(t)
 	server := serveAdmin(t, s)

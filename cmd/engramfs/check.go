@@ -72,6 +72,9 @@ func (c *checkCmd) Run(p *process) error {
 }
 
 func (c *checkCmd) run(ctx context.Context) (report *checkReport, err error) {
+	if err := c.mayRepair(); err != nil {
+		return nil, err
+	}
 	lock, err := lockStopped(c.Data)
 	if err != nil {
 		return nil, err
@@ -111,6 +114,21 @@ func (c *checkCmd) run(ctx context.Context) (report *checkReport, err error) {
 	}
 	report.Truncated = len(found) == store.MaxFindings
 	return report, err
+}
+
+// mayRepair refuses to repair what is another user's: it would leave files there that
+// the server, which runs as that user, cannot open.
+func (c *checkCmd) mayRepair() error {
+	fi, err := os.Stat(c.Data)
+	if err != nil || !c.Repair || c.DryRun {
+		return nil // lockStopped says what is wrong
+	}
+	st, me := fi.Sys().(*syscall.Stat_t), os.Geteuid()
+	if st.Uid == uint32(me) {
+		return nil
+	}
+	return hint(fmt.Errorf("%s belongs to user %d, and this is user %d", c.Data, st.Uid, me),
+		fmt.Sprintf("repair it as its owner, for example with setpriv --reuid=%d --regid=%d --clear-groups", st.Uid, st.Gid))
 }
 
 // openEngine opens the metadata so that nothing of it changes, unless it is to be

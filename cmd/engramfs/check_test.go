@@ -300,6 +300,25 @@ func TestCheckThatCannotRun(t *testing.T) {
 	}
 }
 
+// A repair as root would leave files that the server's own user cannot open.
+func TestRepairOfAnotherUsersFolder(t *testing.T) {
+	if os.Geteuid() != 0 {
+		need(t, "needs root, to give a folder away")
+	}
+	x := stopped(t)
+	if err := os.Chown(x.dir, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, x.dir)
+	code, _, errs := x.runCheck("--repair")
+	if code != exitUsage || !strings.Contains(errs, "belongs to user 12345") || !strings.Contains(errs, "hint: ") {
+		t.Errorf("exit code %d\n%s", code, errs)
+	}
+	x.mustCheck(exitClean)
+	x.mustCheck(exitClean, "--repair", "--dry-run")
+	same(t, before, files(t, x.dir), "another user's")
+}
+
 // A block that fails the engine's checksum is no answer that metadata is clean.
 func TestCheckReadsTheWholeEngine(t *testing.T) {
 	x := stopped(t)

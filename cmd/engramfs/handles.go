@@ -23,10 +23,11 @@ func (s *server) handles() []web.OpenHandle {
 		mounted = s.mount.OpenFiles()
 	}
 	var list []web.OpenHandle
+	processes := map[int]web.Opener{}
 	for _, f := range s.store.OpenFiles() {
 		h := web.OpenHandle{Ino: uint64(f.Ino), Door: "webdav", Opens: f.Opens, Write: f.Writers > 0, Since: &f.Since}
 		if m, ok := mounted[f.Ino]; ok {
-			h.Door, h.Opens, h.Openers = "fuse", m.Opens, openers(m.Threads)
+			h.Door, h.Opens, h.Openers = "fuse", m.Opens, openers(m.Threads, processes)
 		}
 		// Without a path it was removed while it is open.
 		h.Path, _ = s.store.PathOf(context.Background(), f.Ino)
@@ -39,11 +40,17 @@ func (s *server) handles() []web.OpenHandle {
 // maxOpeners bounds the processes that are named of one file.
 const maxOpeners = 20
 
-// openers returns the processes of threads, each once.
-func openers(threads []int) []web.Opener {
+// openers returns the processes of threads, each once. known has those of threads that
+// were looked at before: one program may have thousands of files open.
+func openers(threads []int, known map[int]web.Opener) []web.Opener {
 	var list []web.Opener
 	for _, tid := range threads[:min(len(threads), maxOpeners)] {
-		if o := openerOf(tid); !slices.Contains(list, o) {
+		o, ok := known[tid]
+		if !ok {
+			o = openerOf(tid)
+			known[tid] = o
+		}
+		if !slices.Contains(list, o) {
 			list = append(list, o)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 func TestOpeners(t *testing.T) {
 	self := os.Getpid()
-	list := openers([]int{self, unix.Gettid(), self, 1 << 30})
+	list := openers([]int{self, unix.Gettid(), self, 1 << 30}, map[int]web.Opener{})
 	if len(list) != 2 || list[0].PID != self || list[0].Name == "" || list[1] != (web.Opener{PID: 1 << 30}) {
 		t.Errorf("openers = %+v, want this process and a thread that is gone", list)
 	}
@@ -23,8 +23,14 @@ func TestOpeners(t *testing.T) {
 	for i := range many {
 		many[i] = 1<<30 + i
 	}
-	if n := len(openers(many)); n != maxOpeners {
+	if n := len(openers(many, map[int]web.Opener{})); n != maxOpeners {
 		t.Errorf("%d openers, want %d", n, maxOpeners)
+	}
+	seen := map[int]web.Opener{}
+	openers([]int{1 << 30}, seen)
+	seen[1<<30] = web.Opener{PID: 1 << 30, Name: "as it was"}
+	if list := openers([]int{1 << 30}, seen); len(list) != 1 || list[0].Name != "as it was" {
+		t.Errorf("openers = %+v: a thread is looked at twice", list)
 	}
 }
 

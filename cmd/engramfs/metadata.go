@@ -53,7 +53,10 @@ type metadata struct {
 	copy     *secondcopy.Engine // nil: none is kept
 	salvaged string             // the report of this start's salvage; "": there was none
 	whole    bool               // all of the engine was read before anyone used it
-	damage   atomic.Pointer[string]
+	// kept is why the second copy was not put in the place of an engine that is damaged;
+	// "": that was no question.
+	kept   string
+	damage atomic.Pointer[string]
 }
 
 // suspectFile is in the data folder when damage was met after a start had begun to
@@ -82,6 +85,9 @@ func openMetadata(ctx context.Context, o metadataOptions) (*metadata, error) {
 		m.copy = secondcopy.Open(engine, secondcopy.Options{Dir: o.copy, StateKey: store.RunKey(), Logger: o.log})
 		m.engine = m.copy
 	}
+	if v, ok := engine.(*verified); ok {
+		m.verifyOn(v)
+	}
 	return m, nil
 }
 
@@ -97,15 +103,30 @@ func (m *metadata) open(ctx context.Context) (meta.Engine, error) {
 	switch {
 	case err == nil:
 		m.whole = true
-		return db, m.trust()
-	case isCorrupt(err) && m.hasCopy(): // else an engine that can be read in part is the best there is
-		return nil, errors.Join(err, db.Close())
+		return db, m.unsuspect()
+	case isCorrupt(err):
+		return m.keep(db, err)
 	case short.Err() != nil && ctx.Err() == nil:
-		return m.verifyOn(db), nil
+		return newVerified(db), nil
 	case ctx.Err() != nil:
 		return nil, errors.Join(err, db.Close())
 	}
 	m.damaged(err)
+	return db, nil
+}
+
+// keep returns db, which is damaged but can be read in part, unless the second copy can
+// take its place: then it returns the damage.
+func (m *metadata) keep(db *pebble.DB, damage error) (meta.Engine, error) {
+	if m.hasCopy() {
+		if m.kept = m.againstCopy(db); m.kept == "" {
+			return nil, errors.Join(damage, db.Close())
+		}
+		if err := m.unsuspect(); err != nil { // the next start would not know better
+			return nil, errors.Join(err, db.Close())
+		}
+	}
+	m.damaged(damage)
 	return db, nil
 }
 
@@ -118,9 +139,9 @@ func (m *metadata) verifyTime(ctx context.Context) (context.Context, context.Can
 }
 
 // suspect notes that err says that the engine is damaged, if it does. It reports whether
-// another start mends that.
+// another start may mend that: not without a second copy, or with one that lacks something.
 func (m *metadata) suspect(err error) bool {
-	if !isCorrupt(err) || !m.hasCopy() || m.whole {
+	if !isCorrupt(err) || !m.hasCopy() || m.whole || m.kept != "" || m.copy.Status().State == secondcopy.Behind {
 		return false
 	}
 	err = writeFile(m.path(suspectFile), []byte(err.Error()+"\n"))
@@ -130,8 +151,8 @@ func (m *metadata) suspect(err error) bool {
 	return err == nil
 }
 
-// trust says that the whole engine is good.
-func (m *metadata) trust() error {
+// unsuspect says that the engine has been read, and judged.
+func (m *metadata) unsuspect() error {
 	err := os.Remove(m.path(suspectFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -145,22 +166,26 @@ func (m *metadata) pebble(dir string, create bool) (*pebble.DB, error) {
 
 // verifyOn reads the whole engine in the background. What is found is mended by the
 // next start.
-func (m *metadata) verifyOn(db *pebble.DB) meta.Engine {
-	ctx, cancel := context.WithCancel(context.Background())
-	v := &verified{DB: db, cancel: cancel}
+func (m *metadata) verifyOn(v *verified) {
 	v.done.Go(func() {
-		if err := db.Verify(ctx); err != nil && ctx.Err() == nil {
+		if err := v.Verify(v.ctx); err != nil && v.ctx.Err() == nil {
 			m.damaged(err)
 		}
 	})
-	return v
 }
 
 // verified is an engine that is being verified until it is closed.
 type verified struct {
 	*pebble.DB
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+}
+
+func newVerified(db *pebble.DB) *verified {
+	v := &verified{DB: db}
+	v.ctx, v.cancel = context.WithCancel(context.Background())
+	return v
 }
 
 func (v *verified) Close() error {
@@ -171,11 +196,14 @@ func (v *verified) Close() error {
 
 func (m *metadata) damaged(err error) {
 	note := fmt.Sprintf("metadata: %v", err)
-	if m.suspect(err) {
-		note += "; the next start restores it from the second copy"
+	switch {
+	case m.kept != "":
+		note += "; it is served as far as it can be read, because " + m.kept
+	case m.suspect(err):
+		note += "; the next start restores it from the second copy, if that has everything"
 	}
 	m.damage.Store(&note)
-	m.o.log.Error("metadata is damaged", "err", err)
+	m.o.log.Error("metadata is damaged", "err", err, "kept_because", m.kept)
 }
 
 // salvageable reports whether err says that the engine is lost.

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"engramfs/store"
+	"engramfs/store/meta"
 )
 
 // Damage that a start meets only when it has begun to serve, because the engine is large,
@@ -166,12 +168,133 @@ func TestSalvageThatWasCutOff(t *testing.T) {
 	if len(reports) != 1 {
 		t.Fatalf("reports: %v, want one", reports)
 	}
-	if err := errors.Join(os.Remove(reports[0]), os.Rename(filepath.Join(y.dir, metaDir), filepath.Join(y.dir, cutMetaDir))); err != nil {
+	refused := y.report().Refused
+	if err := errors.Join(os.Remove(reports[0]), os.Rename(filepath.Join(y.dir, metaDir), filepath.Join(y.dir, cutMetaDir)),
+		os.Rename(filepath.Join(y.dir, refused), filepath.Join(y.dir, metaDir))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := y.meta.putAside(refused); err != nil {
 		t.Fatal(err)
 	}
 	y.mustOpen()
 	defer y.close()
 	y.wantLate()
+	if _, err := os.Stat(filepath.Join(y.dir, asideFile)); err == nil {
+		t.Errorf("%s is still there", asideFile)
+	}
+}
+
+// What an earlier salvage has replaced is not put back when a later one, of an engine
+// that is gone, is cut off.
+func TestReplacedEngineStaysReplaced(t *testing.T) {
+	x := newSite(t, t.TempDir())
+	x.copy = ""
+	x.mustOpen()
+	defer x.close()
+	y := x.cutOff()
+	y.mustOpen()
+	y.put("/since", []byte("since"), time.Time{})
+	y.waitCopied()
+	y.close()
+	if err := errors.Join(os.RemoveAll(filepath.Join(y.dir, metaDir)), os.Mkdir(filepath.Join(y.dir, newMetaDir), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	y.mustOpen()
+	defer y.close()
+	if y.tree()["/since"] == "" {
+		t.Errorf("what was put since the first salvage is gone: %s", y.meta.salvaged)
+	}
+}
+
+// One bad block of an engine that can be read is no reason to take a copy that has not
+// been written for long, whether it is met before the store is served or later.
+func TestBadBlockWithAnOldCopy(t *testing.T) {
+	x := newSite(t, t.TempDir())
+	x.mustOpen()
+	x.populate(rand.New(rand.NewPCG(3, 3)))
+	x.waitCopied()
+	x.close()
+	dir := x.copy
+	x.copy = "" // it can no longer be written
+	x.mustOpen()
+	x.put("/mid", []byte("mid"), time.Time{})
+	x.close()
+	x.copy = dir
+	values, err := filepath.Glob(filepath.Join(x.dir, metaDir, "*.blob"))
+	if err != nil || len(values) == 0 {
+		t.Fatal(values, err)
+	}
+	flipBit(t, values[0], 1510, 4)
+	for _, verify := range []time.Duration{0, time.Nanosecond, 0} {
+		x.verify = verify
+		x.mustOpen()
+		for end := time.Now().Add(30 * time.Second); x.meta.damage.Load() == nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the flip is not found")
+			}
+		}
+		if x.tree()["/mid"] == "" || x.meta.salvaged != "" {
+			t.Errorf("/mid is gone: %s", x.meta.salvaged)
+		}
+		if _, err := os.Stat(filepath.Join(x.dir, suspectFile)); err == nil {
+			t.Error("suspected, though no start can mend it")
+		}
+		if notes := x.meta.notes(); verify == 0 && (len(notes) != 1 || !strings.Contains(notes[0], "the second copy ")) {
+			t.Errorf("notes: %q", notes)
+		}
+		x.close()
+	}
+}
+
+// A copy with a gap is no match for the engine up to the damage in its log, though the
+// copy's last change is newer.
+func TestBadLogWithACopyThatHasAGap(t *testing.T) {
+	x := newSite(t, t.TempDir())
+	x.mustOpen()
+	x.put("/kept", []byte("kept"), time.Time{})
+	x.waitCopied()
+	x.close()
+	dir := x.copy
+	x.copy = ""
+	x.mustOpen()
+	x.put("/gap", []byte("gap"), time.Time{})
+	x.close()
+	x.copy = dir
+	blockSnapshots(t, dir)
+	x.mustOpen()
+	defer x.close()
+	y := x.cutOff()
+	y.mustOpen()
+	defer y.close()
+	y.wantLate()
+	if y.tree()["/gap"] == "" {
+		t.Error("/gap is gone")
+	}
+}
+
+// blockSnapshots makes every snapshot of the copy fail.
+func blockSnapshots(t *testing.T, dir string) {
+	t.Helper()
+	for i := range 60 {
+		if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("snapshot-%016x.tmp", i), "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An older copy is not taken because the engine cannot be read for another reason than
+// damage.
+func TestCutThatFailsIsNoDamage(t *testing.T) {
+	x := newSite(t, t.TempDir())
+	x.mustOpen()
+	x.close()
+	if err := os.Symlink("000999.log", filepath.Join(x.dir, metaDir, "000999.log")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := x.meta.cut(t.Context(), &meta.CorruptError{}, nil, &salvageReport{})
+	if !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("cut: %v, want ELOOP", err)
+	}
 }
 
 // A copy that has not been written for long is worse than an engine without its end.

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"engramfs/store"
@@ -22,7 +23,15 @@ const (
 	cutMetaDir    = "meta.cut"      // the old engine up to the damage in its log
 	refusedPrefix = "meta.refused-" // what a salvage has replaced
 	reportPrefix  = "salvage-"      // what it has found, as JSON
+
+	// asideFile names the folder of an engine that was put aside, until another is in
+	// its place.
+	asideFile = "meta.aside"
 )
+
+// copyLag is how much older than the engine a second copy may be that takes the place of
+// one that can be read in part. The copy of a run that was cut off lacks about a second.
+const copyLag = 10 * time.Second
 
 var errMetaLost = errors.New("the metadata is lost")
 
@@ -55,44 +64,58 @@ func (m *metadata) salvage(ctx context.Context, cause error) error {
 		return hint(err, "nothing was changed: restore the data folder from a backup, or look at what the log says")
 	}
 	now := time.Now().UTC().Format("20060102T150405.000")
-	old := m.path(metaDir)
-	if _, err := os.Lstat(old); err == nil {
-		report.Refused = refusedPrefix + now
-		if err := os.Rename(old, m.path(report.Refused)); err != nil {
-			return err
-		}
+	if report.Refused, err = m.putAside(refusedPrefix + now); err != nil {
+		return err
 	}
 	// The report first: a start that is cut off here must not leave a store without it.
 	if err := m.write(reportPrefix+now+".json", &report); err != nil {
 		return err
 	}
-	if err := os.Rename(dir, old); err != nil {
+	if err := errors.Join(os.Rename(dir, m.path(metaDir)), syncDir(m.o.dir)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(m.o.dir), m.removeHalves())
+	return errors.Join(m.removeAside(), m.removeHalves())
+}
+
+// putAside renames the engine, and returns its new name; "": there is none.
+func (m *metadata) putAside(name string) (string, error) {
+	if _, err := os.Lstat(m.path(metaDir)); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err := writeFile(m.path(asideFile), []byte(name)); err != nil {
+		return "", err
+	}
+	return name, os.Rename(m.path(metaDir), m.path(name))
+}
+
+// removeAside says that the engine that was put aside is not wanted back.
+func (m *metadata) removeAside() error {
+	if err := os.Remove(m.path(asideFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(m.o.dir)
 }
 
 // undoHalf puts the old engine back if a salvage was cut off when it had been put aside:
 // of the new one nobody knows whether it is the best there is.
 func (m *metadata) undoHalf() error {
-	exists := func(name string) bool { _, err := os.Lstat(m.path(name)); return err == nil }
-	if exists(metaDir) || !exists(newMetaDir) && !exists(cutMetaDir) {
+	name, err := os.ReadFile(m.path(asideFile))
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	entries, err := os.ReadDir(m.o.dir)
 	if err != nil {
 		return err
 	}
-	newest := ""
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), refusedPrefix) {
-			newest = max(newest, e.Name())
+	if _, err := os.Lstat(m.path(metaDir)); errors.Is(err, fs.ErrNotExist) {
+		err := os.Rename(m.path(string(name)), m.path(metaDir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // else somebody has removed both
+			return err
+		}
+		if err := syncDir(m.o.dir); err != nil {
+			return err
 		}
 	}
-	if newest == "" {
-		return nil
-	}
-	return errors.Join(os.Rename(m.path(newest), m.path(metaDir)), syncDir(m.o.dir))
+	return m.removeAside()
 }
 
 // removeHalves removes what a salvage that was cut off has left, or one that is done.
@@ -131,7 +154,7 @@ func (m *metadata) best(ctx context.Context, cause error, report *salvageReport)
 	if err != nil {
 		return nil, "", err
 	}
-	cut, err := m.cut(ctx, cause, report)
+	cut, err := m.cut(ctx, cause, restored, report)
 	if err != nil {
 		return nil, "", errors.Join(err, restored.Close())
 	}
@@ -166,21 +189,71 @@ func (m *metadata) restore(report *salvageReport) (meta.Engine, error) {
 // cut returns the old engine up to the damage in its log; nil if more than the log is
 // damaged, or the second copy has all of that. An older copy, as after weeks in which it
 // could not be written, is worse than an engine without its end.
-func (m *metadata) cut(ctx context.Context, cause error, report *salvageReport) (meta.Engine, error) {
+func (m *metadata) cut(ctx context.Context, cause error, restored meta.Reader, report *salvageReport) (meta.Engine, error) {
 	if !isCorrupt(cause) {
 		return nil, nil
 	}
 	db, cut, err := pebble.OpenCut(ctx, m.path(metaDir), m.path(cutMetaDir), pebble.Options{CacheSize: m.o.cache, Logger: m.o.log})
-	if err != nil {
+	if isCorrupt(err) {
 		m.o.log.Info("more than the end of the metadata's log is damaged", "err", err)
-		return nil, ctx.Err()
+		return nil, nil
 	}
-	last, err := store.LastChange(db)
-	if err == nil && (report.Copy == nil || last.After(report.Copy.Instant)) {
-		report.Engine = &cutReport{cut, last}
+	if err != nil {
+		return nil, err
+	}
+	of, copied, err := lastChanges(db, restored)
+	if err == nil && (report.Copy == nil || !report.Copy.Complete || of.After(copied)) {
+		report.Engine = &cutReport{cut, of}
 		return db, nil
 	}
 	return nil, errors.Join(err, db.Close())
+}
+
+// lastChanges returns store.LastChange of both: two copies of the same times can be
+// compared even if the clock was wrong.
+func lastChanges(a, b meta.Reader) (ofA, ofB time.Time, err error) {
+	ofA, errA := store.LastChange(a)
+	ofB, errB := store.LastChange(b)
+	return ofA, ofB, errors.Join(errA, errB)
+}
+
+// againstCopy returns why the second copy cannot take the place of db, which can be read
+// in part; "": it can.
+func (m *metadata) againstCopy(db meta.Reader) string {
+	var report salvageReport
+	why := ""
+	restored, err := m.restore(&report)
+	if err == nil {
+		if report.Copy == nil || !report.Copy.Complete {
+			why = "the second copy is incomplete"
+		} else {
+			why, err = older(restored, db)
+		}
+		err = errors.Join(err, restored.Close())
+	}
+	if err = errors.Join(err, m.removeHalves()); err != nil {
+		return fmt.Sprintf("the second copy cannot be used: %v", err)
+	}
+	return why
+}
+
+// older returns in which way restored is much older than db; "": in none.
+func older(restored, db meta.Reader) (string, error) {
+	copied, of, err := lastChanges(restored, db)
+	if err != nil {
+		return "", err
+	}
+	if of.Sub(copied) > copyLag {
+		return fmt.Sprintf("the second copy is older: its last change is of %s, that of the metadata of %s",
+			copied.UTC().Format(time.RFC3339), of.UTC().Format(time.RFC3339)), nil
+	}
+	// Times alone do not tell if the clock was set back, or what is newest is damaged.
+	a, aerr := restored.Get(store.RunKey())
+	b, berr := db.Get(store.RunKey())
+	if aerr == nil && berr == nil && !bytes.Equal(a, b) {
+		return "the second copy lacks the last run of the server", nil
+	}
+	return "", nil
 }
 
 // noContent reports whether there is no content at all.

@@ -94,9 +94,7 @@ func (s *server) open(ctx context.Context) (err error) {
 	if err := s.listen(ctx); err != nil {
 		return err
 	}
-	if err := s.openTracer(ctx); err != nil {
-		return err
-	}
+	s.openTracer(ctx)
 	if err := s.openStore(ctx); err != nil {
 		return err
 	}

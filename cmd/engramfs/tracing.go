@@ -14,7 +14,7 @@ import (
 type tracingFlags struct {
 	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Send OpenTelemetry traces to this collector over OTLP/HTTP, such as http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_ENDPOINT does it, too."`
 	TraceSample  float64 `default:"1" placeholder:"RATIO" help:"The part of the requests to trace, 0 to 1 (${default}). OTEL_TRACES_SAMPLER wins."`
-	TracePaths   bool    `help:"Name files in traces."`
+	TracePaths   bool    `help:"Let traces name files: the paths of requests, and what panics say."`
 }
 
 func (f *tracingFlags) validate() error {
@@ -29,17 +29,22 @@ func (f *tracingFlags) validate() error {
 	return nil
 }
 
-// openTracer makes the tracer if traces are wanted.
-func (s *server) openTracer(ctx context.Context) (err error) {
+// openTracer makes the tracer if traces are wanted. Files are served without it, too:
+// the environment may be that of all programs of a machine.
+func (s *server) openTracer(ctx context.Context) {
 	f := &s.cfg.tracingFlags
 	if !tracing.Wanted(f.OTLPEndpoint) {
-		return nil
+		return
 	}
-	s.tracer, err = tracing.New(ctx, tracing.Options{
+	t, err := tracing.New(ctx, tracing.Options{
 		Endpoint: f.OTLPEndpoint, Ratio: f.TraceSample, Paths: f.TracePaths,
 		Version: programVersion(), Instance: s.instance(), Logger: s.log,
 	})
-	return err
+	if err != nil {
+		s.log.Warn("requests are not traced", "err", err)
+		return
+	}
+	s.tracer = t
 }
 
 // instance tells this server from others: it is what Prometheus calls it if it

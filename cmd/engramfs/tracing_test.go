@@ -64,7 +64,7 @@ func TestTraces(t *testing.T) {
 	if setattr.Attr("error.type") != "store_poisoned" || setattr.Attr("engramfs.errno") != "EIO" || !setattr.Failed() {
 		t.Errorf("the request that died: %v", setattr)
 	}
-	if len(c.Roots("POST")) != 1 || c.Roots("POST")[0].Attr("url.path") != "/api/v1/drills" {
+	if len(c.Roots("POST")) != 1 || c.Roots("POST")[0].Attr("http.route") != "/api/v1/drills" {
 		t.Errorf("requests of the admin API: %v", c.Roots("POST"))
 	}
 	if p := c.Roots("PUT")[0]; p.Resource["service.name"] != "engramfs" || p.Resource["service.version"] != programVersion() {
@@ -79,6 +79,17 @@ func differs(s otlptest.Span, attrs map[string]any) bool {
 		}
 	}
 	return false
+}
+
+// The environment may be that of all programs of a machine.
+func TestTracesOfAnEnvironmentThatMakesNoSense(t *testing.T) {
+	c := otlptest.New(t)
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment")
+	s := start(t, t.TempDir(), "--anonymous", "--otlp-endpoint", c.URL)
+	s.want(http.StatusCreated, "PUT", s.url+"a", "hello")
+	if code := s.stop(); code != 0 || len(c.Roots("PUT")) != 1 {
+		t.Errorf("exit code %d, %d traces", code, len(c.Roots("PUT")))
+	}
 }
 
 // A collector that is not there changes nothing for clients.

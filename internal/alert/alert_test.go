@@ -287,6 +287,48 @@ func (damagedStore) Damaged() []store.Damage {
 	return []store.Damage{{Ino: 4, Path: "/mnt/secret/a"}, {Ino: 4, Offset: 65536}, {Ino: 5}}
 }
 
+// slowStore tells of its damage once, and then of nothing any more.
+type slowStore struct {
+	damagedStore
+	first chan struct{} // closed: it was told
+	hang  chan struct{}
+}
+
+func (s slowStore) Damaged() []store.Damage {
+	select {
+	case <-s.first:
+		<-s.hang
+		return nil
+	default:
+		close(s.first)
+		return s.damagedStore.Damaged()
+	}
+}
+
+// A disk that hangs holds up neither the other alerts nor the end, and does not make
+// what was damaged whole.
+func TestDamageThatIsNotToldAnyMore(t *testing.T) {
+	r := newReceiver(t)
+	s := slowStore{damagedStore{Store: storetest.New(t)}, make(chan struct{}), make(chan struct{})}
+	t.Cleanup(func() { close(s.hang) }) // after the notifier has ended
+	start(t, Options{Store: s, Webhooks: []string{r.URL}})
+	seen := func(name string) bool {
+		return slices.ContainsFunc(r.got(), func(m message) bool {
+			return slices.ContainsFunc(m.Alerts, func(a messageAlert) bool { return a.Labels["alertname"] == name })
+		})
+	}
+	await(t, "damage", func() bool { return seen(ContentDamaged) })
+	poisonFolder(t, s.Store)
+	await(t, "the poisoned lock", func() bool { return seen(LockPoisoned) })
+	for _, m := range r.got() {
+		for _, a := range m.Alerts {
+			if a.Status != statusFiring {
+				t.Errorf("resolved: %v", a.Labels)
+			}
+		}
+	}
+}
+
 func TestManyAlertsAreSplitAndBounded(t *testing.T) {
 	r := newReceiver(t)
 	n, err := New(Options{Store: storetest.New(t), Webhooks: []string{r.URL}})

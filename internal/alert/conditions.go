@@ -56,7 +56,9 @@ func (n *Notifier) conditions() []Alert {
 		}
 	}
 	damaged := map[store.Ino]bool{}
-	for _, d := range s.Damaged() {
+	// What is late is as it was: a disk that hangs must not hold up the other alerts.
+	places, _ := n.damaged.AskOrLast(func() ([]store.Damage, error) { return s.Damaged(), nil })
+	for _, d := range places {
 		if !damaged[d.Ino] { // one alert for each file
 			damaged[d.Ino] = true
 			add(ContentDamaged, "critical", d.At, map[string]string{"ino": fmt.Sprint(d.Ino)},

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"engramfs/internal/heal"
+	"engramfs/internal/patience"
+	"engramfs/store"
 	"engramfs/store/poison"
 )
 
@@ -64,6 +66,8 @@ type Notifier struct {
 	log   *slog.Logger
 	hooks []*webhook
 	wake  chan struct{}
+
+	damaged patience.Asker[[]store.Damage]
 
 	// mu protects the fields below.
 	mu        sync.Mutex

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"engramfs/store"
@@ -157,6 +158,47 @@ func TestReadOnlyStore(t *testing.T) {
 	}
 }
 
+// Damage that is not told in time is neither none nor forgotten.
+func TestDamageThatIsNotToldInTime(t *testing.T) {
+	s := storetest.New(t)
+	c := newStoreCollector(Options{Store: s})
+	told := make(chan int)
+	defer close(told)
+	ask := func() { _, _ = c.damaged.Ask(func() (int, error) { return <-told, nil }) } // comes back without an answer
+	series := func() map[string]float64 {
+		t.Helper()
+		r := prometheus.NewPedanticRegistry()
+		r.MustRegister(c)
+		all, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, f := range all {
+			if f.Metric[0].Gauge != nil {
+				got[f.GetName()] = f.Metric[0].Gauge.GetValue()
+			}
+		}
+		return got
+	}
+	ask()
+	got := series()
+	if v, ok := got["engramfs_degraded"]; ok {
+		t.Errorf("engramfs_degraded = %v while it cannot be told", v)
+	}
+	if v, ok := got["engramfs_damaged_objects"]; ok {
+		t.Errorf("engramfs_damaged_objects = %v while it cannot be told", v)
+	}
+	told <- 3
+	if n, err := c.damaged.Ask(func() (int, error) { return 3, nil }); n != 3 || err != nil {
+		t.Fatalf("Ask = %d, %v", n, err)
+	}
+	ask()
+	if got = series(); got["engramfs_degraded"] != 1 || got["engramfs_damaged_objects"] != 3 {
+		t.Errorf("told before: %v", got)
+	}
+}
+
 func TestRequestsOverHTTP(t *testing.T) {
 	m := newMetrics(t, storetest.New(t))
 	h := m.WebDAV(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -292,29 +334,6 @@ func TestEveryOperationOfTheMountIsKnown(t *testing.T) {
 		if !named[op] {
 			t.Errorf("there is no operation %s", op)
 		}
-	}
-}
-
-// TestAskerGivesUpOnWhatHangs asks twice: one goroutine is all that a hanging
-// question costs.
-func TestAskerGivesUpOnWhatHangs(t *testing.T) {
-	var a asker[int]
-	hang := make(chan struct{})
-	asked := make(chan struct{}, 10)
-	for range 2 {
-		if v, ok := a.ask(func() (int, bool) { asked <- struct{}{}; <-hang; return 7, true }); ok {
-			t.Errorf("ask = %d, want no answer", v)
-		}
-	}
-	close(hang)
-	if v, ok := a.ask(func() (int, bool) { return 8, true }); !ok || v != 7 && v != 8 {
-		t.Errorf("ask = %d, %t, want an answer", v, ok)
-	}
-	if len(asked) != 1 {
-		t.Errorf("%d questions were on their way at a time, want 1", len(asked))
-	}
-	if _, ok := a.ask(func() (int, bool) { panic("boom") }); ok {
-		t.Error("a question that panics is answered")
 	}
 }
 

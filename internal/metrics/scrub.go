@@ -3,13 +3,14 @@ package metrics
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"engramfs/internal/patience"
 	"engramfs/store"
 )
 
 // scrubCollector shows what scrubs have found and how far one is.
 type scrubCollector struct {
 	store  *store.Store
-	status asker[store.ScrubStatus]
+	status patience.Asker[store.ScrubStatus]
 
 	success, progress, blocks, bytes, files, next *prometheus.Desc
 }
@@ -37,8 +38,8 @@ func (c *scrubCollector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *scrubCollector) Collect(out chan<- prometheus.Metric) {
-	st, ok := c.status.ask(func() (store.ScrubStatus, bool) { return c.store.ScrubStatus(), true })
-	if !ok {
+	st, err := c.status.Ask(func() (store.ScrubStatus, error) { return c.store.ScrubStatus(), nil })
+	if err != nil {
 		return
 	}
 	success, progress, next := 0.0, 0.0, 0.0

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"engramfs/internal/patience"
 	"engramfs/store"
 	"engramfs/store/meta"
 )
@@ -13,9 +14,9 @@ import (
 // around it. What may need a lock of the store is asked for a moment only.
 type storeCollector struct {
 	o       Options
-	usage   asker[usage]
-	damaged asker[int]
-	engine  asker[meta.Stats]
+	usage   patience.Asker[usage]
+	damaged patience.Asker[int]
+	engine  patience.Asker[meta.Stats]
 
 	degraded, readOnly, damagedFiles, checksums, panics *prometheus.Desc
 	salvaged                                            *prometheus.Desc
@@ -36,7 +37,7 @@ type usage struct {
 func newStoreCollector(o Options) *storeCollector {
 	return &storeCollector{
 		o:            o,
-		degraded:     desc("degraded", "1 while a lock is poisoned or stuck, content is damaged, the store is read-only, or the second copy of the metadata is late."),
+		degraded:     desc("degraded", "1 while a lock is poisoned or stuck, content is damaged, the store is read-only, or the second copy of the metadata is late; left out while that cannot be told."),
 		readOnly:     desc("read_only", "1 while every change is refused."),
 		damagedFiles: desc("damaged_objects", "Objects whose content is known to be damaged.", "kind"),
 		checksums:    desc("checksum_errors_total", "Places in content that were found damaged.", "source", "kind"),
@@ -104,16 +105,19 @@ func (c *storeCollector) state(out chan<- prometheus.Metric) {
 	s := c.o.Store
 	readOnly := s.ReadOnly() != nil
 	health := s.Registry().Health()
-	damaged, known := c.damaged.ask(func() (int, bool) { return damagedInodes(s.Damaged()), true })
+	damaged, err := c.damaged.AskOrLast(func() (int, error) { return damagedInodes(s.Damaged()), nil })
 	late := c.o.SecondCopy != nil && c.o.SecondCopy().Late
 	gauge(out, c.readOnly, oneIf(readOnly))
-	gauge(out, c.degraded, oneIf(readOnly || health.Poisoned > 0 || health.Stuck > 0 || damaged > 0 || late))
+	degraded := readOnly || health.Poisoned > 0 || health.Stuck > 0 || damaged > 0 || late
+	if degraded || err == nil { // unknown is left out, not 0
+		gauge(out, c.degraded, oneIf(degraded))
+	}
 	if at := s.SalvagedAt(); at.IsZero() {
 		gauge(out, c.salvaged, 0)
 	} else {
 		gauge(out, c.salvaged, float64(at.Unix()))
 	}
-	if known {
+	if err == nil {
 		gauge(out, c.damagedFiles, float64(damaged), "file")
 	}
 	n := s.Counters()
@@ -145,12 +149,12 @@ func (c *storeCollector) collectPanics(out chan<- prometheus.Metric) {
 }
 
 func (c *storeCollector) collectUsage(out chan<- prometheus.Metric) {
-	u, ok := c.usage.ask(func() (u usage, ok bool) {
+	u, err := c.usage.Ask(func() (usage, error) {
 		ctx := context.Background()
 		space, err := c.o.Store.StatFS(ctx)
-		return usage{c.o.Store.FileCount(ctx), c.o.Store.DirCount(ctx), space}, err == nil
+		return usage{c.o.Store.FileCount(ctx), c.o.Store.DirCount(ctx), space}, err
 	})
-	if !ok {
+	if err != nil {
 		return
 	}
 	gauge(out, c.files, float64(u.files))
@@ -161,8 +165,8 @@ func (c *storeCollector) collectUsage(out chan<- prometheus.Metric) {
 }
 
 func (c *storeCollector) collectEngine(out chan<- prometheus.Metric) {
-	e, ok := c.engine.ask(func() (meta.Stats, bool) { return c.o.Store.EngineStats(), true })
-	if !ok {
+	e, err := c.engine.Ask(func() (meta.Stats, error) { return c.o.Store.EngineStats(), nil })
+	if err != nil {
 		return
 	}
 	for part, n := range map[string]int64{

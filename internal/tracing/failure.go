@@ -74,28 +74,32 @@ func (q *request) markPoison(span trace.Span, err error) {
 	}
 }
 
-// maxStack bounds the stack in a trace, in bytes.
-const maxStack = 16 << 10
+// maxMessage bounds what a panic says, in bytes.
+const maxMessage = 8 << 10
 
 // recordPanic adds an event to span if err is a panic that ended the operation
-// itself, not one that had poisoned the lock before.
-func recordPanic(span trace.Span, err error) {
+// itself, not one that had poisoned the lock before. What it says may be anything,
+// such as an error with the name of a file.
+func (t *Tracer) recordPanic(span trace.Span, err error) {
 	var p *poison.Error
 	var died *store.PanicError
 	switch {
 	case errors.As(err, &p) && p.Ev != nil && !p.Refused:
-		recordException(span, p.Ev.Cause.String(), p.Ev.Value, p.Ev.Stack)
+		t.recordException(span, p.Ev.Cause.String(), p.Ev.Value, p.Ev.Stack)
 	case errors.As(err, &died) && died.Value == nil:
-		recordException(span, poison.Goexit.String(), "the goroutine exited", died.Stack)
+		t.recordException(span, poison.Goexit.String(), "the goroutine exited", died.Stack)
 	case errors.As(err, &died):
-		recordException(span, fmt.Sprintf("%T", died.Value), fmt.Sprint(died.Value), died.Stack)
+		t.recordException(span, fmt.Sprintf("%T", died.Value), fmt.Sprint(died.Value), died.Stack)
 	}
 }
 
-func recordException(span trace.Span, kind, message string, stack []byte) {
-	span.AddEvent(semconv.ExceptionEventName, trace.WithAttributes(
-		semconv.ExceptionType(kind),
-		semconv.ExceptionMessage(message),
-		semconv.ExceptionStacktrace(string(stack[:min(len(stack), maxStack)])),
-	))
+func (t *Tracer) recordException(span trace.Span, kind, message string, stack []byte) {
+	attrs := []attribute.KeyValue{
+		semconv.ExceptionType(cut(kind, maxHeader)),
+		semconv.ExceptionStacktrace(cut(string(stack), maxValue)),
+	}
+	if t.paths {
+		attrs = append(attrs, semconv.ExceptionMessage(cut(message, maxMessage)))
+	}
+	span.AddEvent(semconv.ExceptionEventName, trace.WithAttributes(attrs...))
 }

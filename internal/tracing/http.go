@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"strconv"
@@ -23,32 +24,49 @@ func doorIs(name string) attribute.KeyValue { return attribute.String("engramfs.
 
 // methods are those that a span may be named after: what a client may send as a
 // method is not bounded.
-var methods = map[string]bool{
-	"OPTIONS": true, "GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "MKCOL": true, "COPY": true,
-	"MOVE": true, "PROPFIND": true, "PROPPATCH": true, "LOCK": true, "UNLOCK": true,
+//
+// A span that waits must hold none of the request's own strings: net/http cuts method,
+// path and protocol out of one line of up to a megabyte.
+var methods = map[string]string{}
+
+func init() {
+	for _, m := range []string{
+		"OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "MKCOL", "COPY", "MOVE", "PROPFIND", "PROPPATCH", "LOCK", "UNLOCK",
+	} {
+		methods[m] = m
+	}
+}
+
+// router is a handler that knows the patterns of its paths.
+type router interface {
+	// Route returns the pattern that r matches, which is one of few; "": none.
+	Route(r *http.Request) string
 }
 
 // HTTP follows the requests that next serves. A request with the header
-// traceparent (W3C Trace Context) becomes part of its client's trace.
+// traceparent (W3C Trace Context) becomes part of its client's trace. If next has a
+// method Route(*http.Request) string, the span has the route.
 func (t *Tracer) HTTP(door string, next http.Handler) http.Handler {
 	if t == nil {
 		return next
 	}
+	routes, _ := next.(router)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		if r.Header["Traceparent"] != nil {
 			ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
 		}
-		name := r.Method
-		if !methods[name] {
-			name = "HTTP"
-		}
-		ctx, q := t.begin(ctx, name)
+		ctx, q := t.begin(ctx, cmp.Or(methods[r.Method], "HTTP"))
 		if q == nil {
 			next.ServeHTTP(w, r)
 			return
 		}
 		q.span.SetAttributes(t.describeRequest(door, r)...)
+		if routes != nil {
+			if route := routes.Route(r); route != "" {
+				q.span.SetAttributes(semconv.HTTPRoute(route))
+			}
+		}
 		a := &answer{ResponseWriter: w}
 		done := false
 		defer func() { q.answered(a, done) }()
@@ -57,40 +75,40 @@ func (t *Tracer) HTTP(door string, next http.Handler) http.Handler {
 	})
 }
 
-// maxHeader bounds what a client says of itself, in bytes.
-const maxHeader = 256
+// Bounds of what a client says of itself, and of a path, in bytes.
+const (
+	maxHeader = 256
+	maxPath   = 4096
+)
 
-// describeRequest returns the attributes of a request. The admin surface has no
-// path that names a file.
+// describeRequest returns the attributes of a request. Whatever its path is, even at
+// the admin surface, it may be the name of a file.
 func (t *Tracer) describeRequest(door string, r *http.Request) []attribute.KeyValue {
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
 	attrs := append(make([]attribute.KeyValue, 0, 12), doorIs(door), semconv.URLScheme(scheme),
-		semconv.NetworkProtocolVersion(strings.TrimPrefix(strings.TrimSuffix(r.Proto, ".0"), "HTTP/")))
-	if methods[r.Method] {
-		attrs = append(attrs, semconv.HTTPRequestMethodKey.String(r.Method))
+		semconv.NetworkProtocolVersion(cut(strings.TrimPrefix(strings.TrimSuffix(r.Proto, ".0"), "HTTP/"), maxHeader)))
+	if m := methods[r.Method]; m != "" {
+		attrs = append(attrs, semconv.HTTPRequestMethodKey.String(m))
 	} else {
-		attrs = append(attrs, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(cut(r.Method)))
+		attrs = append(attrs, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(cut(r.Method, maxHeader)))
 	}
-	if t.paths || door == Admin {
-		attrs = append(attrs, semconv.URLPath(r.URL.Path))
+	if t.paths {
+		attrs = append(attrs, semconv.URLPath(cut(r.URL.Path, maxPath)))
 	}
 	if agent := r.UserAgent(); agent != "" {
-		attrs = append(attrs, semconv.UserAgentOriginal(cut(agent)))
+		attrs = append(attrs, semconv.UserAgentOriginal(cut(agent, maxHeader)))
 	}
 	if id := r.Header.Get("X-Request-Id"); id != "" {
-		attrs = append(attrs, semconv.HTTPRequestHeader("x-request-id", cut(id)))
+		attrs = append(attrs, semconv.HTTPRequestHeader("x-request-id", cut(id, maxHeader)))
 	}
 	if r.ContentLength > 0 {
 		attrs = append(attrs, semconv.HTTPRequestBodySize(int(r.ContentLength)))
 	}
 	return attrs
 }
-
-// cut returns text that is fit for a span: bounded, and UTF-8 as OTLP demands.
-func cut(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxHeader)], "\ufffd") }
 
 // answered ends q with its answer. done: the handler has returned.
 func (q *request) answered(a *answer, done bool) {

@@ -3,6 +3,8 @@ package tracing
 import (
 	"context"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"sync/atomic"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -46,16 +48,41 @@ type exporter struct {
 func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	e.queue.waiting.Add(-int64(len(spans)))
+	rejected := len(spans)
 	if err == nil {
-		e.sent.Add(uint64(len(spans)))
+		rejected = 0
+	} else if n, ok := partial(err); ok {
+		rejected = min(n, len(spans))
+	}
+	e.sent.Add(uint64(len(spans) - rejected))
+	e.queue.dropped.Add(uint64(rejected))
+	if rejected == 0 {
 		if e.failing.Swap(false) {
 			e.log.Info("traces are sent again", "dropped", e.queue.dropped.Load())
 		}
 		return nil
 	}
-	e.queue.dropped.Add(uint64(len(spans)))
 	if !e.failing.Swap(true) {
-		e.log.Warn("traces are not sent", "err", err)
+		e.log.Warn("traces are not sent", "err", shortened(err))
 	}
 	return nil
 }
+
+// rejection is how the errors of the SDK end that tell of a partial success. Their
+// type cannot be named here.
+var rejection = regexp.MustCompile(`OTLP partial success: (?s:.*) \((\d+) spans rejected\)$`)
+
+// partial returns how many spans a collector has rejected that took the others. It
+// may be none: then the collector only had something to say (OTLP specification,
+// Partial Success).
+func partial(err error) (rejected int, ok bool) {
+	found := rejection.FindStringSubmatch(err.Error())
+	if found == nil {
+		return 0, false
+	}
+	rejected, err = strconv.Atoi(found[1])
+	return rejected, err == nil
+}
+
+// shortened returns an error as a log may have it: a collector may say anything.
+func shortened(err error) string { return cut(err.Error(), 1024) }

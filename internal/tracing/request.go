@@ -93,7 +93,7 @@ func (q *request) operationEnded(op string, ino store.Ino, nth int64, start time
 	if err != nil {
 		q.markPoison(span, err)
 		span.SetAttributes(errorType(kind))
-		recordPanic(span, err)
+		q.t.recordPanic(span, err)
 		if fault {
 			span.SetStatus(codes.Error, "")
 		}
@@ -117,7 +117,7 @@ func (t *Tracer) Failed() func(ctx context.Context, err error) {
 // failed notes why q fails.
 func (q *request) failed(err error) {
 	q.markPoison(q.span, err)
-	recordPanic(q.span, err)
+	q.t.recordPanic(q.span, err)
 	if kind, fault := classOf(err); fault {
 		q.faulty.Store(true)
 		q.span.SetAttributes(errorType(kind))

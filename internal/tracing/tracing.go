@@ -4,7 +4,10 @@
 //
 // A request never waits for the collector. Spans wait in a queue of a fixed size;
 // what finds it full, and what the collector does not take, is dropped and counted.
-// A trace names no file and no user unless it is asked to.
+// A trace names no file and no user unless it is asked to: then it has the paths of
+// requests, and what panics say. It always has numbers of inodes, the patterns of the
+// admin surface's routes, and what clients call themselves and their requests
+// (User-Agent, X-Request-Id).
 package tracing
 
 import (
@@ -33,7 +36,8 @@ type Options struct {
 	// Ratio is the part of the requests that is followed, from 0 to 1, of those whose
 	// client has not decided (W3C Trace Context). OTEL_TRACES_SAMPLER wins over it.
 	Ratio float64
-	// Paths: spans of HTTP requests have the paths of files.
+	// Paths: spans may name files: they have the paths of HTTP requests, and the values
+	// of panics.
 	Paths bool
 
 	Version  string       // of the program
@@ -42,9 +46,10 @@ type Options struct {
 }
 
 // Wanted reports whether spans have somewhere to go: to the given endpoint or to
-// that of the environment, unless OTEL_SDK_DISABLED is true.
+// that of the environment, unless OTEL_SDK_DISABLED is true or OTEL_TRACES_EXPORTER is
+// none.
 func Wanted(endpoint string) bool {
-	return !strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") &&
+	return !strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") && !strings.EqualFold(os.Getenv("OTEL_TRACES_EXPORTER"), "none") &&
 		(endpoint != "" || os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != "")
 }
 
@@ -60,13 +65,14 @@ type Tracer struct {
 	paths    bool
 }
 
-// New returns a tracer that sends spans until Close.
+// New returns a tracer that sends spans until Close. What of the environment makes no
+// sense is logged and left out, as far as the SDK can do without it.
 func New(ctx context.Context, o Options) (*Tracer, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	// The SDK has no other way to say that a variable of its own makes no sense.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Logger.Warn("opentelemetry", "err", err) }))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Logger.Warn("opentelemetry", "err", shortened(err)) }))
 	var to []otlptracehttp.Option
 	if o.Endpoint != "" {
 		u, err := tracesURL(o.Endpoint)
@@ -81,12 +87,12 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	}
 	from, err := describe(ctx, o)
 	if err != nil {
-		return nil, errors.Join(err, client.Shutdown(ctx))
+		o.Logger.Warn("traces do not have all that the environment says of this program", "err", shortened(err))
 	}
 	q := new(queue)
 	t := &Tracer{queue: q, exporter: &exporter{SpanExporter: client, queue: q, log: o.Logger}, ratio: o.Ratio, paths: o.Paths}
 	q.SpanProcessor = sdktrace.NewBatchSpanProcessor(t.exporter, sdktrace.WithMaxQueueSize(queueSize))
-	settings := []sdktrace.TracerProviderOption{sdktrace.WithSpanProcessor(q), sdktrace.WithResource(from)}
+	settings := []sdktrace.TracerProviderOption{sdktrace.WithSpanProcessor(q), sdktrace.WithResource(from), sdktrace.WithRawSpanLimits(limits())}
 	if os.Getenv("OTEL_TRACES_SAMPLER") == "" {
 		settings = append(settings, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.AlwaysSample())))
 	} else {
@@ -120,15 +126,12 @@ func CheckEndpoint(endpoint string) error {
 }
 
 // describe returns what sends the spans. OTEL_RESOURCE_ATTRIBUTES and
-// OTEL_SERVICE_NAME add to it and win over it.
+// OTEL_SERVICE_NAME add to it and win over it. With an error some of it is missing.
 func describe(ctx context.Context, o Options) (*resource.Resource, error) {
 	r, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithAttributes(
 		semconv.ServiceName("engramfs"), semconv.ServiceVersion(o.Version), semconv.ServiceInstanceID(o.Instance),
 	), resource.WithFromEnv())
-	if err != nil {
-		return nil, fmt.Errorf("trace resource: %w", err)
-	}
-	return r, nil
+	return sendable(r), err
 }
 
 // Stats returns how many spans the collector has taken since the start, and how

@@ -58,10 +58,17 @@ func attributes(list []*commonpb.KeyValue) map[string]any {
 	return all
 }
 
+// Partial is a partial success, as a collector answers it.
+type Partial struct {
+	Rejected int64 // spans
+	Message  string
+}
+
 // Collector receives traces over OTLP/HTTP.
 type Collector struct {
 	*httptest.Server
-	Refuse atomic.Bool // answers 400, after which nobody tries again
+	Refuse atomic.Bool             // answers 400, after which nobody tries again
+	Answer atomic.Pointer[Partial] // nil: an empty one
 
 	mu    sync.Mutex
 	spans []Span
@@ -84,6 +91,16 @@ func New(t testing.TB) *Collector {
 			return
 		}
 		c.add(&got)
+		if p := c.Answer.Load(); p != nil {
+			answer, err := proto.Marshal(&coltracepb.ExportTraceServiceResponse{PartialSuccess: &coltracepb.ExportTracePartialSuccess{
+				RejectedSpans: p.Rejected, ErrorMessage: p.Message,
+			}})
+			if err != nil {
+				t.Errorf("partial success: %v", err)
+			}
+			w.Header().Set("Content-Type", "application/x-protobuf")
+			_, _ = w.Write(answer)
+		}
 	}))
 	t.Cleanup(c.Close)
 	return c

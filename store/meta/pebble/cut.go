@@ -3,9 +3,12 @@ package pebble
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"slices"
 	"strings"
 
@@ -52,7 +55,8 @@ func OpenCut(ctx context.Context, from, to string, opts Options) (*DB, Cut, erro
 	return nil, Cut{}, fmt.Errorf("cut the log of %s: %w", from, err)
 }
 
-// openCutAt copies a store with only these logs, as far as they are good, and opens it.
+// openCutAt copies a store with only these logs, the last as far as it is good, and opens
+// it. The others stay as they are: Pebble must see a bad one, or it goes on with the next.
 func openCutAt(ctx context.Context, from, to string, logs []logFile, opts Options) (_ *DB, err error) {
 	disk := opts.FS
 	defer func() {
@@ -63,8 +67,13 @@ func openCutAt(ctx context.Context, from, to string, logs []logFile, opts Option
 	if err := copyStore(disk, from, to); err != nil {
 		return nil, err
 	}
-	for _, l := range logs {
-		if err := vfs.LimitedCopy(disk, disk.PathJoin(from, l.name), disk.PathJoin(to, l.name), l.good); err != nil {
+	last := len(logs) - 1
+	for i, l := range logs {
+		size := int64(math.MaxInt64)
+		if i == last {
+			size = l.good
+		}
+		if err := vfs.LimitedCopy(disk, disk.PathJoin(from, l.name), disk.PathJoin(to, l.name), size); err != nil {
 			return nil, err
 		}
 	}
@@ -99,13 +108,22 @@ func copyStore(disk vfs.FS, from, to string) error {
 		case isLog(name), name == logSealName, name == formatName, name == "LOCK":
 			continue
 		case strings.HasSuffix(name, ".sst"), isValueFile(name): // written once
-			transfer = vfs.LinkOrCopy
+			transfer = linkOrCopy
 		}
 		if err := transfer(disk, disk.PathJoin(from, name), disk.PathJoin(to, name)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// linkOrCopy copies also where vfs.LinkOrCopy gives up: vfat answers a link with EPERM, as
+// do protected_hardlinks (proc(5)) for another user's file.
+func linkOrCopy(disk vfs.FS, from, to string) error {
+	if err := disk.Link(from, to); err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return vfs.Copy(disk, from, to)
 }
 
 // logFile is a write-ahead log.
@@ -146,24 +164,51 @@ func readLog(disk vfs.FS, dir, name string) (logFile, error) {
 	if err != nil {
 		return l, err
 	}
-	l.good, l.whole = goodRecords(b, logNumber(name))
+	l.good, err = goodRecords(bytes.NewReader(b), logNumber(name))
+	l.whole = err == nil
 	l.rest = max(0, int64(len(bytes.TrimRight(b, "\x00")))-l.good)
 	return l, nil
 }
 
-// goodRecords returns how many bytes of a log the records before the first bad one take.
-func goodRecords(b []byte, number int64) (n int64, whole bool) {
-	r := newRecords(record.NewReader, bytes.NewReader(b), number)
+// goodRecords returns how many bytes of a log the records before the first bad one take,
+// and what is wrong there: nil if the log ends as one that was closed does,
+// errFalseEnd if Pebble takes it for one.
+func goodRecords(log io.ReaderAt, number int64) (n int64, err error) {
+	r := newRecords(record.NewReader, io.NewSectionReader(log, 0, math.MaxInt64), number)
 	for {
 		n = r.Offset()
 		rec, err := r.Next()
-		if err != nil {
-			return n, errors.Is(err, io.EOF)
+		if errors.Is(err, io.EOF) {
+			return n, checkTrailer(log, r.Offset(), number)
 		}
-		if _, err := io.Copy(io.Discard, rec); err != nil {
-			return n, false
+		if err == nil {
+			_, err = io.Copy(io.Discard, rec)
+		}
+		if err != nil {
+			return n, err
 		}
 	}
+}
+
+var errFalseEnd = errors.New("it does not end as a log that was closed")
+
+// checkTrailer returns errFalseEnd if what the log has at byte at is not what Pebble
+// writes when it closes it: the header of an empty chunk of the next log. Pebble (v2.1.7,
+// record.Reader) looks at the number in it alone, and not if the file ends, so one
+// flipped bit of any chunk can hide those behind it.
+func checkTrailer(log io.ReaderAt, at, number int64) error {
+	const recyclableFullChunk = 5
+	want := make([]byte, 11) // CRC (4), length (2), kind (1), log number (4)
+	want[6] = recyclableFullChunk
+	binary.LittleEndian.PutUint32(want[7:], uint32(number+1))
+	got := make([]byte, len(want))
+	if n, err := log.ReadAt(got, at); n < len(got) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return errFalseEnd
+	}
+	return nil
 }
 
 // newRecords calls record.NewReader, whose second argument has a type without a name

@@ -54,6 +54,17 @@ func (f *faultFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteC
 	return f.Create(newname, category)
 }
 
+// OpenReadWrite fails as Create does if it would make the file: errorfs takes it for an
+// operation that only opens.
+func (f *faultFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	_, err := f.mem.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) && f.armed.Load() && f.match(errorfs.Op{Kind: errorfs.OpCreate, Path: name}) {
+		f.fired.Add(1)
+		return nil, f.err
+	}
+	return f.FS.OpenReadWrite(name, category, opts...)
+}
+
 func on(suffix string, kinds ...errorfs.OpKind) func(errorfs.Op) bool {
 	return func(op errorfs.Op) bool {
 		if !strings.Contains(op.Path, suffix) {
@@ -382,8 +393,15 @@ func TestFatalfDoesNotExit(t *testing.T) {
 }
 
 // TestOpenOnFullDisk: a store whose WAL must be replayed while nothing can be
-// written opens read-only with everything in it.
+// written opens read-only with everything in it; also one that an older program has
+// written, which has no seal of the log.
 func TestOpenOnFullDisk(t *testing.T) {
+	for _, sealed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("Sealed=%v", sealed), func(t *testing.T) { testOpenOnFullDisk(t, sealed) })
+	}
+}
+
+func testOpenOnFullDisk(t *testing.T, sealed bool) {
 	mem := vfs.NewCrashableMem()
 	db := mustOpen(t, dir, smallOptions(mem))
 	var l load
@@ -391,6 +409,11 @@ func TestOpenOnFullDisk(t *testing.T) {
 	cut := mem.CrashClone(vfs.CrashCloneCfg{}) // leaves a WAL
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if !sealed {
+		if err := cut.Remove(cut.PathJoin(dir, logSealName)); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	disk := newFaultFS(cut, syscall.ENOSPC, func(op errorfs.Op) bool {

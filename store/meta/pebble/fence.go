@@ -47,6 +47,10 @@ type fence struct {
 	overlay *vfs.MemFS            // files created since then
 	fsyncs  latency               // of the log
 
+	// replayed: Pebble has read the logs it needs. Later it copies them to checkpoints,
+	// when one that is not needed any more may be made into a new one.
+	replayed atomic.Bool
+
 	manifestSeal, logSeal seal
 }
 
@@ -151,10 +155,16 @@ func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	if f.inOverlay(name) {
 		return f.overlay.Open(name, opts...)
 	}
-	if f.inside(name) && isValueFile(name) {
-		if err := checkValueFile(f.FS, name); err != nil {
-			return nil, err
-		}
+	var err error
+	switch {
+	case !f.inside(name):
+	case isValueFile(name):
+		err = checkValueFile(f.FS, name)
+	case isLog(name) && !f.replayed.Load():
+		err = checkClosedLog(f.FS, name)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return f.FS.Open(name, opts...)
 }

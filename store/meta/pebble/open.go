@@ -201,7 +201,9 @@ func open(dir string, opts Options) (_ *DB, err error) {
 	d.logger = &logger{log: opts.Logger, fence: fence}
 	if opts.ReadOnly {
 		fence.failure.Store(&errOpenedReadOnly)
-	} else if err := fence.openSeals(); err != nil {
+	} else if err := fence.openSeals(); !fresh && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
+		fence.freeze(err) // an older program has not made them
+	} else if err != nil {
 		fence.closeSeals()
 		return nil, err
 	}
@@ -212,6 +214,7 @@ func open(dir string, opts Options) (_ *DB, err error) {
 		fence.closeSeals()
 		return nil, classify(dir, errors.Join(err, fence.failed()))
 	}
+	fence.replayed.Store(true)
 	if fresh {
 		return d, d.finishCreate()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -97,6 +98,29 @@ func checkValueFile(disk vfs.FS, path string) error {
 		return &meta.CorruptError{Path: path, Err: errors.New(err.Error())}
 	}
 	return err
+}
+
+// checkClosedLog returns a *meta.CorruptError if a log has a newer one beside it, so that it
+// was closed, but ends where Pebble alone would not notice that something is missing.
+// All other damage of a log is for Pebble to find.
+func checkClosedLog(disk vfs.FS, path string) error {
+	number := logNumber(disk.PathBase(path))
+	names, err := disk.List(disk.PathDir(path))
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(names, func(n string) bool { return logNumber(n) > number }) {
+		return nil
+	}
+	file, err := disk.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if n, err := goodRecords(file, number); errors.Is(err, errFalseEnd) {
+		return &meta.CorruptError{Path: path, Err: fmt.Errorf("at byte %d: %w", n, err)}
+	}
+	return nil
 }
 
 func isCorrupt(err error) bool {

@@ -20,7 +20,8 @@ var ErrNoCopy = errors.New("secondcopy: there is no copy")
 type Report struct {
 	Dir      string    `json:"dir"`
 	Snapshot time.Time `json:"snapshot,omitzero"` // when the newest readable one was begun; zero: there is none
-	// Instant is the time of the last update that is known to be there.
+	// Instant is the time up to which nothing is missing in what the logs gave: that of
+	// the last stamp before a gap. It is not after now.
 	Instant time.Time `json:"instant,omitzero"`
 	Keys    int64     `json:"keys"`    // that snapshots gave
 	Updates int64     `json:"updates"` // that logs gave
@@ -51,6 +52,9 @@ func Restore(dir string, into meta.Engine) (Report, error) {
 	r := &restorer{folder: f, into: into, report: Report{Dir: dir, Complete: true}}
 	if err := r.run(); err != nil {
 		return r.report, fmt.Errorf("restore the second copy: %w", err)
+	}
+	if now := time.Now(); r.report.Instant.After(now) {
+		r.report.Instant = now // the clock was set back
 	}
 	return r.report, r.flush()
 }
@@ -258,7 +262,7 @@ func (r *restorer) log(n uint64, spans []span, newest, end bool) error {
 		r.next = f.seq + 1
 		switch f.kind {
 		case frameStamp:
-			if at, ok := decodeTime(f.payload); ok && newest && at.After(r.report.Instant) {
+			if at, ok := decodeTime(f.payload); ok && newest && r.report.Complete && at.After(r.report.Instant) {
 				r.report.Instant = at
 			}
 		case frameBatch:

@@ -32,6 +32,7 @@ type place struct {
 	buffer   int
 	compact  int64
 	retry    time.Duration
+	now      func() time.Time // nil: time.Now
 }
 
 func newPlace(t *testing.T) *place {
@@ -52,7 +53,7 @@ func (p *place) inner() *pebble.DB {
 func (p *place) open() *secondcopy.Engine {
 	p.t.Helper()
 	e := secondcopy.Open(p.inner(), secondcopy.Options{
-		Dir: p.copy, StateKey: runKey, Interval: p.interval, Buffer: p.buffer, CompactFrom: p.compact, Retry: p.retry,
+		Dir: p.copy, StateKey: runKey, Interval: p.interval, Buffer: p.buffer, CompactFrom: p.compact, Retry: p.retry, Now: p.now,
 	})
 	p.t.Cleanup(func() { _ = e.Close() })
 	p.nextRun(e)
@@ -259,6 +260,34 @@ func TestOrderlyRestartGoesOnWithTheLog(t *testing.T) {
 	}
 }
 
+// A copy must not look as fresh as the future because the clock was set back.
+func TestClockThatWasSetBack(t *testing.T) {
+	p := newPlace(t)
+	p.now = func() time.Time { return time.Now().Add(time.Hour) }
+	e := p.open()
+	wait(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, report := p.restored(); report.Instant.IsZero() || report.Instant.After(time.Now()) {
+		t.Errorf("restored as of %s", report.Instant)
+	}
+	db := p.inner() // a run without a copy: the next one does not begin with a good one
+	p.nextRun(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.now = nil
+	e = p.open()
+	if st := e.Status(); st.Instant.After(time.Now()) {
+		t.Errorf("the copy is of %s, in %s", st.Instant, time.Until(st.Instant))
+	}
+	wait(t, e)
+	if st := e.Status(); st.Instant.After(time.Now()) {
+		t.Errorf("the copy is of %s, in %s", st.Instant, time.Until(st.Instant))
+	}
+}
+
 func TestRunWithoutCopyIsNoticed(t *testing.T) {
 	p := newPlace(t)
 	e := p.open()
@@ -381,5 +410,86 @@ func TestRestoreWithoutACopy(t *testing.T) {
 	}
 	if _, err := secondcopy.Restore(dir, nil); err == nil {
 		t.Error("Restore of nothing succeeds")
+	}
+}
+
+// The time of a copy ends where something is missing in it.
+func TestInstantEndsAtAGap(t *testing.T) {
+	p := newPlace(t)
+	e := p.open()
+	wait(t, e)
+	before := time.Now()
+	p.mutate(e, rand.New(rand.NewPCG(7, 8)), 100)
+	wait(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, report := p.restored(); !report.Complete || report.Instant.Before(before) {
+		t.Fatalf("report of an intact copy: %+v", report)
+	}
+	logs, _ := filepath.Glob(filepath.Join(p.copy, "log-*"))
+	b, err := os.ReadFile(logs[len(logs)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/4] ^= 1
+	if err := os.WriteFile(logs[len(logs)-1], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, report := p.restored(); report.Complete || report.Instant.After(before.Add(time.Since(before)/2)) {
+		t.Errorf("bad from %s on: %+v", before, report)
+	}
+}
+
+// A log is not stamped while what was written before it may be missing.
+func TestNoStampWithoutASnapshot(t *testing.T) {
+	p := newPlace(t)
+	e := p.open()
+	wait(t, e)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := p.inner() // a run without a copy
+	p.nextRun(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	gap := time.Now()
+	for i := range 60 { // no snapshot can be written
+		if err := os.MkdirAll(filepath.Join(p.copy, fmt.Sprintf("snapshot-%016x.tmp", i), "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.retry = time.Hour
+	for range 2 { // the second run reads how far the first one came
+		e = p.open()
+		p.update(e, func(tx meta.Txn) { tx.Put([]byte("late"), []byte("l")) })
+		if st := e.Status(); st.State == secondcopy.Current || st.Instant.After(gap) {
+			t.Errorf("something is missing since %s, and the copy is %+v", gap, st)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, report := p.restored(); report.Complete || report.Instant.After(gap) {
+		t.Errorf("something is missing since %s: %+v", gap, report)
+	}
+}
+
+// Updates of the time without stamps are stamped once a snapshot is there.
+func TestStampsGoOnAfterASnapshot(t *testing.T) {
+	p := newPlace(t)
+	p.retry = 50 * time.Millisecond
+	tmp := filepath.Join(p.copy, "snapshot-0000000000000002.tmp") // of the run's first snapshot
+	if err := os.MkdirAll(filepath.Join(tmp, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e := p.open()
+	p.update(e, func(tx meta.Txn) { tx.Put([]byte("early"), []byte("e")) })
+	written := time.Now()
+	wait(t, e)
+	time.Sleep(20 * time.Millisecond)
+	if _, report := p.restored(); !report.Complete || report.Instant.Before(written) {
+		t.Errorf("written before %s: %+v", written, report)
 	}
 }

@@ -21,10 +21,11 @@ type writer struct {
 	number uint64   // of the log, or of the last one there was
 	spare  []byte   // the buffer that is not in use
 
-	unsynced bool       // something was written since the last sync began
-	syncing  chan error // of a sync that is running; nil: none is
-	stamp    time.Time  // what that sync proves
-	failedAt time.Time
+	unsynced  bool       // something was written since the last sync began
+	unstamped bool       // something was written since the last stamp
+	syncing   chan error // of a sync that is running; nil: none is
+	stamp     time.Time  // what that sync proves
+	failedAt  time.Time
 }
 
 // rotated is the answer to a request for a new log.
@@ -52,6 +53,9 @@ func (w *writer) open(state []byte) (joined bool, err error) {
 		t, err := readTail(filepath.Join(e.o.Dir, logName(w.number)))
 		joined = err == nil && t.closed && bytes.Equal(t.state, state)
 		e.instant = t.stamp
+		if now := e.o.Now(); t.stamp.After(now) {
+			e.instant = now // the clock was set back: later proofs would look older than this one
+		}
 	}
 	var ok bool
 	e.snapSize, e.logBytes, ok = f.chain()
@@ -98,18 +102,20 @@ func (w *writer) loop(ctx context.Context) {
 	}
 }
 
-// take returns the frames to be written, with a stamp if the log has everything.
+// take returns the frames to be written, with a stamp if the copy has everything.
 func (w *writer) take(stamp bool) (b []byte, at time.Time) {
 	e := w.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	b, e.buf = e.buf, w.spare[:0]
 	w.spare = nil
-	if !stamp || e.lost {
+	if !stamp || e.lost || e.stale {
+		w.unstamped = w.unstamped || len(b) > 0
 		return b, time.Time{}
 	}
 	at = e.o.Now()
-	if len(b) > 0 || w.unsynced {
+	if len(b) > 0 || w.unstamped {
+		w.unstamped = false
 		payload := encodeTime(at)
 		b = appendFrame(b, frameStamp, e.seq, payload, crc32.Checksum(payload, castagnoli))
 		e.seq++
