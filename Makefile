@@ -55,7 +55,7 @@ QUIET := grep -Ev '^ *(=== |--- PASS|PASS$$|[a-z_]+\.go:[0-9]+: \[rapid\] OK)|no
 unit:
 	@$(if $(RACE),,echo 'make test: no C compiler, so the race detector is off')
 	go test -count=1 -run Allocate ./store/poison
-	go test $(RACE) -count=1 -timeout 10m -v $$(go list $(PKGS) | grep -v '/internal/e2e$$') | $(QUIET)
+	go test $(RACE) -count=1 -timeout 14m -v $$(go list $(PKGS) | grep -v '/internal/e2e$$') | $(QUIET)
 
 e2e:
 	go test -count=1 -timeout 20m -v -run '$(E2E)' ./internal/e2e | $(QUIET)
