@@ -113,7 +113,7 @@ var limits = map[string][]string{
 	"engramfs/store":             {"engramfs/store/poison", "engramfs/store/meta", "engramfs/store/blob", "github.com/maypok86/otter", "golang.org/x/sys", "golang.org/x/sync"},
 	"engramfs/webdav":            {"engramfs/store", "engramfs/store/poison", "golang.org/x/net"},
 	"engramfs/fuse":              {"engramfs/store", "engramfs/store/poison", "github.com/hanwen/go-fuse", "golang.org/x/sys"},
-	"engramfs/web":               {"engramfs/store", "engramfs/store/poison", "github.com/go-chi/chi"},
+	"engramfs/web":               {"engramfs/store", "engramfs/store/poison", "engramfs/internal/patience", "github.com/go-chi/chi"},
 	"engramfs/internal/auth":     {"golang.org/x/crypto"},
 }
 
