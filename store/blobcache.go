@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -17,6 +18,11 @@ type openBlob struct {
 	// unsealed is set, under the inode's lock, before the blob's bytes are
 	// changed in place: its checksums then prove nothing.
 	unsealed atomic.Bool
+	// cuts counts, under the inode's lock, how often the blob was about to be cut in
+	// place, and cutTo is the least size that it got. A read at the same time may have
+	// seen zeros where the end was.
+	cuts  atomic.Uint64
+	cutTo atomic.Int64
 
 	// Protected by blobCache.mu.
 	refs int
@@ -71,6 +77,7 @@ func (c *blobCache) get(id blob.ID, ino Ino) (*openBlob, error) {
 		return b, errors.Join(f.Close())
 	}
 	b = &openBlob{id: id, file: f, refs: 1, ino: ino, sums: make(map[uint32][]byte)}
+	b.cutTo.Store(math.MaxInt64)
 	c.blobs[id] = b
 	c.mu.Unlock()
 	return b, nil
@@ -102,6 +109,7 @@ func (c *blobCache) take(b *openBlob, ino Ino) {
 	if b.refs == 0 {
 		c.unpark(b)
 		b.ino, b.mixed = ino, false
+		b.cutTo.Store(math.MaxInt64)
 	}
 	b.mixed = b.mixed || b.ino != ino
 	b.refs++
@@ -188,6 +196,17 @@ func (c *blobCache) unseal(id blob.ID) {
 	defer c.mu.Unlock()
 	if b := c.blobs[id]; b != nil {
 		b.unsealed.Store(true)
+	}
+}
+
+// cut tells the readers of a blob that it is about to be cut to size bytes. The caller
+// holds the inode's lock for writing.
+func (c *blobCache) cut(id blob.ID, size int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.blobs[id]; b != nil {
+		b.cutTo.Store(min(b.cutTo.Load(), size))
+		b.cuts.Add(1)
 	}
 }
 

@@ -20,6 +20,7 @@ type Content struct {
 	inline []byte    // of inline content
 	blob   *openBlob // of blob content
 	sealed bool
+	cuts   uint64 // of the blob, when the content was pinned
 	// vouched: digests of the content were given away.
 	vouched atomic.Bool
 }
@@ -58,7 +59,9 @@ func (c *Content) open(ctx context.Context, n *node) error {
 			c.inline, err = s.readInline(v)
 		case contentBlob:
 			missing = v.content.blob
-			c.blob, err = s.open.get(v.content.blob, v.Ino)
+			if c.blob, err = s.open.get(v.content.blob, v.Ino); err == nil {
+				c.cuts = c.blob.cuts.Load()
+			}
 		}
 		return err
 	})
@@ -270,12 +273,15 @@ func (c *Content) readVerified(p []byte, start int64) (good int, err error) {
 	return good, errors.Join(verr, err)
 }
 
-// cut returns how many of the n bytes read of a blob without checksums may be
-// used, and an error if want were wanted. Missing bytes are never made up, and
+// cut returns how many of the n bytes read, from start on, of a blob without checksums
+// may be used, and an error if want were wanted. Missing bytes are never made up, and
 // none are used if the content's digests were given away.
-func (c *Content) cut(n, want int) (int, error) {
+func (c *Content) cut(n, want int, start int64) (int, error) {
 	if c.vouched.Load() {
 		return 0, ErrChanged
+	}
+	if c.blob.cuts.Load() != c.cuts {
+		n = int(min(int64(n), max(0, c.blob.cutTo.Load()-start)))
 	}
 	if n < want {
 		return n, io.ErrUnexpectedEOF

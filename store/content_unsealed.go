@@ -35,7 +35,7 @@ func (c *Content) remembered() *node {
 // unsealedBytes returns how many of the n bytes that were read into p, from start on, of
 // a blob without checksums may be used, and an error if that is not all of p.
 func (c *Content) unsealedBytes(p []byte, n int, start int64) (int, error) {
-	n, err := c.cut(n, len(p))
+	n, err := c.cut(n, len(p), start)
 	good, verr := c.verifyOld(p[:n], start)
 	if verr != nil {
 		return good, verr

@@ -69,7 +69,7 @@ func (h *Handle) Attr(ctx context.Context) (Attr, error) { return h.s.attrOf(ctx
 // (io.ReaderAt). Blocks with checksums are verified: ErrDamaged. What is behind
 // the bytes read in p may have changed, too.
 func (h *Handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	const tries = 3 // that others may cut the file while it is read
+	const tries = 10 // that others may cut the file while it is read
 	for try := 1; ; try++ {
 		if h.closed.Load() {
 			return 0, fs.ErrClosed
@@ -160,6 +160,9 @@ func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) er
 		}
 		if err := c.cutBase(v, size); err != nil {
 			return err
+		}
+		if size < v.Size {
+			h.s.open.cut(f.id, size)
 		}
 		if terr = f.Truncate(size); terr != nil {
 			h.n.share().failed()

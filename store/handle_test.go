@@ -520,3 +520,64 @@ func TestReadAtWhileFileIsCut(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// shortRead does while once, when the blob has been read and the bytes are not yet given
+// away.
+type shortRead struct {
+	*storetest.MemBlobs
+	while func(p []byte, off int64)
+}
+
+func (b *shortRead) Open(id blob.ID, write bool) (blob.File, error) {
+	f, err := b.MemBlobs.Open(id, write)
+	return &shortReadFile{f, b}, err
+}
+
+type shortReadFile struct {
+	blob.File
+	b *shortRead
+}
+
+func (f *shortReadFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if while := f.b.while; while != nil {
+		f.b.while = nil
+		while(p, off)
+	}
+	return n, err
+}
+
+// TestReadThatSawTheCut reads what a kernel gives that cuts the file, clears the rest of
+// the last page, and lets it grow again, while it copies.
+func TestReadThatSawTheCut(t *testing.T) {
+	blobs := &shortRead{MemBlobs: storetest.NewMemBlobs()}
+	s := openTraced(t, vfs.NewMem(), blobs)
+	defer s.Close()
+	full := bytes.Repeat([]byte{7}, 300_000)
+	a := put(t, s, "/f", full)
+	w, r := open(t, s, "/f", true), open(t, s, "/f", false)
+	write(t, w, full, 0)
+	cut := func(p []byte, off int64) {
+		if err := w.Truncate(ctx, 50_000); err != nil {
+			t.Error(err)
+		}
+		clear(p[50_000-off : 53_248-off])
+		write(t, w, full[50_000:], 50_000)
+	}
+	c := pin(t, s, a.Ino)
+	p := make([]byte, 200_000)
+	blobs.while = cut
+	if n, err := c.ReadAt(p, 0); n != 50_000 || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("pinned content: ReadAt = %d, %v, want 50000, %v", n, err, io.ErrUnexpectedEOF)
+	}
+	blobs.while = cut
+	if n, err := r.ReadAt(ctx, p, 0); n != len(p) || err != nil || !bytes.Equal(p, full[:n]) {
+		t.Errorf("handle: ReadAt = %d, %v, byte 50000 is %d", n, err, p[50_000])
+	}
+	if n, err := c.WriteRange(io.Discard, 0, 300_000); n > 50_000 || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("WriteRange of pinned content = %d, %v", n, err)
+	}
+	if n, err := pin(t, s, a.Ino).WriteRange(io.Discard, 0, 300_000); n != 300_000 || err != nil {
+		t.Errorf("WriteRange of content that was pinned since = %d, %v", n, err)
+	}
+}

@@ -23,24 +23,30 @@ func noDamage(t *testing.T, s *store.Store, err error) {
 	}
 }
 
+// pin opens content until the end of the test.
+func pin(t *testing.T, s *store.Store, ino store.Ino) *store.Content {
+	t.Helper()
+	c, err := s.OpenContent(ctx, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 // TestReaderFromBeforeAScrub: a scrub keeps digests of content that is being read, which
 // is then written in place.
 func TestReaderFromBeforeAScrub(t *testing.T) {
 	s, _ := storetest.NewWith(t, store.Options{Scrub: fast})
 	a := put(t, s, "/f", pattern(rotSize, 1))
-	c, err := s.OpenContent(ctx, a.Ino)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	p := make([]byte, 10)
+	c, p := pin(t, s, a.Ino), make([]byte, 10)
 	if _, err := c.ReadAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
 	scrub(t, s)
 	h := open(t, s, "/f", true)
 	write(t, h, pattern(block, 9), 5*block)
-	_, err = c.ReadAt(p, 5*block)
+	_, err := c.ReadAt(p, 5*block)
 	noDamage(t, s, err)
 	if err := errors.Join(h.Close(), s.Quiesce(ctx)); err != nil {
 		t.Fatal(err)
@@ -62,12 +68,7 @@ func TestReaderOfACopyFromBeforeAScrub(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.OpenContent(ctx, copied.Ino)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	p := make([]byte, 10)
+	c, p := pin(t, s, copied.Ino), make([]byte, 10)
 	if _, err := c.ReadAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -173,12 +174,7 @@ func TestLateWriteThatAScrubFinds(t *testing.T) {
 	a := sealedFile(t, s, "/f", pattern(200_000, 1))
 	s.Lent(a.Ino)
 	scrub(t, s)
-	c, err := s.OpenContent(ctx, a.Ino)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	p := make([]byte, 10)
+	c, p := pin(t, s, a.Ino), make([]byte, 10)
 	if _, err := c.ReadAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +184,7 @@ func TestLateWriteThatAScrubFinds(t *testing.T) {
 	if err := s.Quiesce(ctx); err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.ReadAt(p, 100_000)
+	_, err := c.ReadAt(p, 100_000)
 	noDamage(t, s, err)
 }
 

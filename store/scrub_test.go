@@ -219,7 +219,7 @@ func (f *tracedFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-func openTraced(t *testing.T, mem *vfs.MemFS, b *tracedBlobs) *store.Store {
+func openTraced(t *testing.T, mem *vfs.MemFS, b blob.Backend) *store.Store {
 	t.Helper()
 	db, err := pebble.Open("meta", pebble.Options{Create: true, FS: mem, CacheSize: 1 << 20})
 	if err != nil {
