@@ -109,7 +109,7 @@ func (k *checker) checkBlob(id blob.ID, v *checkedInode) error {
 // to be read, that they are right.
 func (k *checker) checkSums(id blob.ID, v *checkedInode, file blob.File) error {
 	const groupSize = groupSums * blockSize
-	verify := k.o.Content && !k.knownDamage(v.ino, id) && !k.writtenLate(id, file)
+	verify := k.o.Content && !k.knownDamage(v.ino, id) && !lateWrite(k.r, id, file)
 	for g := range (v.size + groupSize - 1) / groupSize {
 		size := min(v.size-g*groupSize, groupSize)
 		sums, err := readGroup(k.r, id, uint32(g))
@@ -132,17 +132,6 @@ func (k *checker) checkSums(id blob.ID, v *checkedInode, file blob.File) error {
 		}
 	}
 	return nil
-}
-
-// writtenLate reports whether a blob is newer than its checksums: see Content.writtenLate.
-func (k *checker) writtenLate(id blob.ID, file blob.File) bool {
-	f, ok := file.(blob.Stater)
-	if !ok {
-		return false
-	}
-	t, ok := readSealTimes(k.r, id)
-	st, err := f.Stat()
-	return ok && err == nil && st.Mtime > t.mtime
 }
 
 // verifyGroup returns the offset of the first block that is not what its checksum

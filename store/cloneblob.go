@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"engramfs/store/blob"
 )
@@ -29,18 +30,28 @@ type blobCopy struct {
 
 // errUnready says which inode's content cannot be copied as it is.
 type errUnready struct {
-	ino    Ino
-	native bool // it needs a blob of its own; else it has to be sealed
+	ino     Ino
+	native  bool // it needs a blob of its own; else it has to be sealed
+	written bool // somebody has it open for writing
 }
 
 func (e *errUnready) Error() string {
 	return fmt.Sprintf("content of inode %d is not ready to be copied", e.ino)
 }
 
+// A copy waits for a writer of what it copies for up to writerPatience in all: a
+// kernel tells that a file was closed only some time after close(2) has returned.
+const (
+	writerPatience = 500 * time.Millisecond
+	writerPause    = 5 * time.Millisecond
+)
+
 // change runs fn as one change, and makes content ready that turns out not to
 // be: content that nobody writes to any more is sealed first, so that neither the
 // original nor the copy can be mistaken for damaged.
 func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change) error) error {
+	patience := time.NewTimer(writerPatience)
+	defer patience.Stop()
 	for {
 		err := k.s.changeLocked(ctx, "clone", set, fn)
 		for _, b := range k.copies {
@@ -50,13 +61,21 @@ func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change)
 		switch {
 		case !errors.As(err, &un):
 			return err
+		case un.written:
+			err = errBusy
 		case un.native:
 			err = k.copyBlob(ctx, un.ino)
 		default:
 			err = k.s.sealFile(ctx, un.ino, sealOptions{})
 		}
 		if errors.Is(err, errBusy) {
-			err = fmt.Errorf("%w: inode %d is being written", ErrLocked, un.ino)
+			select {
+			case <-time.After(writerPause):
+				err = nil
+			case <-ctx.Done():
+			case <-patience.C:
+				err = fmt.Errorf("%w: inode %d is being written", ErrLocked, un.ino)
+			}
 		}
 		if err := errors.Join(err, ctx.Err()); err != nil {
 			return err
@@ -207,7 +226,7 @@ func (k *contentClone) duplicateContent(c *change, v, dup *inode) error {
 	}
 	if !v.content.sealed {
 		if h.node.writers.Load() > 0 {
-			return fmt.Errorf("%w: inode %d is being written", ErrLocked, v.Ino)
+			return &errUnready{ino: v.Ino, written: true}
 		}
 		return &errUnready{ino: v.Ino}
 	}

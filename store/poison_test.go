@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/poison"
 	"engramfs/store/storetest"
@@ -71,7 +72,7 @@ func reset(t testing.TB, s *store.Store, st store.LockStatus) *store.ResetReport
 }
 
 func TestPoisonedInodeRefusesWritesAndServesReads(t *testing.T) {
-	var log syncBuffer
+	var log logbuf.Buffer
 	s, _ := storetest.NewWith(t, store.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	mkdir(t, s, "/photos")
 	put(t, s, "/photos/a", []byte("alpha"))
@@ -145,24 +146,6 @@ func unlink(s *store.Store, path string) error {
 		return err
 	}
 	return s.Unlink(ctx, parent, name, nil)
-}
-
-// syncBuffer is a bytes.Buffer for several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func TestPoisonedDirectoryLetsItsFilesBeWritten(t *testing.T) {

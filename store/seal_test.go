@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/blob"
 	"engramfs/store/storetest"
@@ -95,7 +97,7 @@ func TestSealIsAskedAgain(t *testing.T) {
 // TestLateWriteIsNotDamage writes to a blob after it was sealed, as a mapping does
 // that outlives its file, and flips a bit in another.
 func TestLateWriteIsNotDamage(t *testing.T) {
-	var log syncBuffer
+	var log logbuf.Buffer
 	s, blobs := storetest.NewWith(t, store.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	late := sealedFile(t, s, "/late", pattern(200_000, 1))
 	rotten := sealedFile(t, s, "/rotten", pattern(200_000, 2))
@@ -312,5 +314,46 @@ func TestSweptBlobLeavesNoRecords(t *testing.T) {
 	}
 	if s.HasRecord(sums) || s.HasRecord(refs) {
 		t.Error("records of the blob are left")
+	}
+}
+
+// TestCloneWaitsForTheWriter copies a file that is closed a little later, as a kernel
+// reports it.
+func TestCloneWaitsForTheWriter(t *testing.T) {
+	s := storetest.New(t)
+	put(t, s, "/f", pattern(100_000, 1))
+	h := open(t, s, "/f", true)
+	write(t, h, []byte("x"), 0)
+	timer := time.AfterFunc(50*time.Millisecond, func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	defer timer.Stop()
+	if _, _, err := s.Clone(ctx, h.Ino(), store.RootIno, "copy", store.CloneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, s, "/copy"); got[0] != 'x' || len(got) != 100_000 {
+		t.Errorf("%d bytes, the first is %q", len(got), got[0])
+	}
+	h = open(t, s, "/f", true)
+	defer h.Close()
+	write(t, h, []byte("y"), 0)
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, _, err := s.Clone(canceled, h.Ino(), store.RootIno, "none", store.CloneOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+}
+
+// TestCheckFindsRotOfNewerTime: a blob that was never lent to a kernel, and has a newer
+// time, is damaged, not written late.
+func TestCheckFindsRotOfNewerTime(t *testing.T) {
+	s, blobs := storetest.NewWith(t, store.Options{})
+	a := sealedFile(t, s, "/f", pattern(200_000, 1))
+	blobs.Scribble(s.BlobOf(a.Ino), []byte("rot"), 100_000)
+	found, err := s.Check(ctx, store.CheckOptions{Content: true})
+	if err != nil || len(found) != 1 || found[0].Code != store.ContentDamaged {
+		t.Errorf("Check = %+v, %v, want %s", found, err, store.ContentDamaged)
 	}
 }

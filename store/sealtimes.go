@@ -52,21 +52,27 @@ func (t *sealTimes) written(st blob.Stat) bool {
 	return st.Ctime != t.ctime || st.Ctime == st.Mtime // equal: in the same tick of the clock
 }
 
-// writtenLate reports whether the blob was written since it was sealed. A mapping
-// of a file into memory, or a descriptor that a kernel has been given, can outlive
-// the last handle, and even the process; such a write makes the blob newer, and
-// damage does not. The content is then served as it is, and sealed again.
-func (c *Content) writtenLate() bool {
-	f, ok := c.blob.file.(blob.Stater)
+// lateWrite reports whether the blob was written past the store since it was sealed. A
+// mapping of a file into memory, or a descriptor that a kernel has been given, can
+// outlive the last handle, and even the process; such a write makes the blob newer, and
+// damage does not.
+func lateWrite(r meta.Reader, id blob.ID, file blob.File) bool {
+	f, ok := file.(blob.Stater)
 	if !ok {
 		return false
 	}
-	t, ok := c.s.sealTimes(c.blob.id)
+	t, ok := readSealTimes(r, id)
 	if !ok {
 		return false
 	}
 	st, err := f.Stat()
-	if err != nil || !t.written(st) {
+	return err == nil && t.written(st)
+}
+
+// writtenLate is lateWrite of the blob. The content is then served as it is, and sealed
+// again.
+func (c *Content) writtenLate() bool {
+	if !lateWrite(c.s.engine, c.blob.id, c.blob.file) {
 		return false
 	}
 	if c.blob.unsealed.CompareAndSwap(false, true) {

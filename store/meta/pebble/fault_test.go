@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store/meta"
 )
 
@@ -499,7 +500,7 @@ func TestSlowDiskIsLogged(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the monitor looks every two seconds")
 	}
-	var log lockedBuffer
+	var log logbuf.Buffer
 	opts := smallOptions(slowFS{vfs.NewMem(), 3 * time.Second})
 	opts.SlowDisk, opts.Logger = 100*time.Millisecond, slog.New(slog.NewTextHandler(&log, nil))
 	db := mustOpen(t, dir, opts)
@@ -510,22 +511,4 @@ func TestSlowDiskIsLogged(t *testing.T) {
 	if got := log.String(); !strings.Contains(got, "disk is slow") || !strings.Contains(got, ".log") {
 		t.Errorf("a sync of 3 s was not reported: %q", got)
 	}
-}
-
-// lockedBuffer is a buffer that a logger writes to while a test reads it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
