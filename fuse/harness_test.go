@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/blob/local"
 	"engramfs/store/meta/pebble"
@@ -43,7 +43,7 @@ type testMount struct {
 	t     testing.TB
 	dir   string // the mount point
 	store *store.Store
-	log   *syncBuffer
+	log   *logbuf.Buffer
 
 	panicsExpected bool
 }
@@ -75,24 +75,6 @@ func (c *opCounter) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.n)
-}
-
-// syncBuffer is a log that can be read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // openStoreForTest opens a store in real files, which is checked and closed when
@@ -127,7 +109,7 @@ func openStoreForTest(t testing.TB, dir string, log io.Writer) *store.Store {
 func mountForTest(t testing.TB, o Options) *testMount {
 	t.Helper()
 	needFUSE(t)
-	log := new(syncBuffer)
+	log := new(logbuf.Buffer)
 	if o.Store == nil {
 		data := t.TempDir()
 		o.Store = openStoreForTest(t, data, log)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 )
 
@@ -270,7 +271,7 @@ func TestFileLocksBindTheOtherDoor(t *testing.T) {
 }
 
 func TestLocksEndWithTheMount(t *testing.T) {
-	var log syncBuffer
+	var log logbuf.Buffer
 	s := openStoreForTest(t, t.TempDir(), &log)
 	m := mountForTest(t, Options{Store: s})
 	must(t, os.WriteFile(m.path("f"), nil, 0o644))

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/storetest"
 )
@@ -115,7 +116,7 @@ func TestMountReplacesDeadMounts(t *testing.T) {
 	if err := unix.Stat(point, new(unix.Stat_t)); !errors.Is(err, unix.ENOTCONN) {
 		t.Fatalf("stat of a dead mount = %v, want ENOTCONN", err)
 	}
-	log := new(syncBuffer)
+	log := new(logbuf.Buffer)
 	m, err := Mount(t.Context(), MountOptions{
 		Options: Options{Store: s, Logger: slog.New(slog.NewTextHandler(log, nil))}, Point: link,
 	})
@@ -135,7 +136,7 @@ func TestMountOnTopOfOthers(t *testing.T) {
 	must(t, unix.Mount("none", point, "tmpfs", 0, ""))
 	t.Cleanup(func() { must(t, unix.Unmount(point, unix.MNT_DETACH)) })
 	must(t, os.WriteFile(filepath.Join(point, "below"), nil, 0o644))
-	log := new(syncBuffer)
+	log := new(logbuf.Buffer)
 	m, err := Mount(t.Context(), MountOptions{
 		Options: Options{Store: storetest.New(t), Logger: slog.New(slog.NewTextHandler(log, nil))}, Point: point,
 	})

@@ -13,6 +13,7 @@ import (
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 )
 
@@ -23,7 +24,7 @@ type fakeKernel struct {
 	pages  map[store.Ino]int // content notifications
 	absent map[store.Ino]int // how many times more
 	stuck  chan struct{}     // not nil: every call waits for it
-	log    syncBuffer
+	log    logbuf.Buffer
 }
 
 func (k *fakeKernel) EntryNotify(parent uint64, name string) gofuse.Status {
@@ -288,7 +289,7 @@ func TestNotifierSurvivesPanic(t *testing.T) {
 	k.want(t, notice{ino: 2})
 }
 
-func wantLog(t *testing.T, log *syncBuffer, text string) {
+func wantLog(t *testing.T, log *logbuf.Buffer, text string) {
 	t.Helper()
 	if !strings.Contains(log.String(), text) {
 		t.Errorf("the log does not say %q:\n%s", text, log)

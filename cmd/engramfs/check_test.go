@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/meta"
 	"engramfs/store/meta/pebble"
@@ -286,9 +287,7 @@ func TestCheckThatCannotRun(t *testing.T) {
 	put(t, marker, "nonsense")
 	want("engine refused", "hint: the next start of the server makes new metadata")
 	want("engine refused", "hint: the next start of the server makes new metadata", "--repair")
-	if err := os.RemoveAll(filepath.Join(x.dir, metaDir)); err != nil {
-		t.Fatal(err)
-	}
+	x.loseEngine()
 	want("engine gone", "hint: the next start of the server makes new metadata")
 
 	put(t, filepath.Join(x.dir, versionFile), "engramfs 99\n")
@@ -387,9 +386,7 @@ func TestRepairReachesTheSecondCopy(t *testing.T) {
 		t.Fatalf("/d1 is %q", want["/d1"])
 	}
 	x.close()
-	if err := os.RemoveAll(filepath.Join(x.dir, metaDir)); err != nil {
-		t.Fatal(err)
-	}
+	x.loseEngine()
 	x.mustOpen()
 	defer x.close()
 	same(t, want, x.tree(), x.meta.salvaged)
@@ -406,7 +403,7 @@ func TestCheckAfterKill(t *testing.T) {
 		cmd.Env = append(os.Environ(), asMain+"=1")
 		return cmd
 	}
-	var stdout, stderr output
+	var stdout, stderr logbuf.Buffer
 	server := program("serve", "--data", data, "--anonymous", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--reserve=none")
 	server.Stdout, server.Stderr = &stdout, &stderr
 	if err := server.Start(); err != nil {

@@ -112,6 +112,18 @@ func (x *site) cutOff() *site {
 	return y
 }
 
+// cutOffWithoutCopy is cutOff of a site that keeps no second copy.
+func cutOffWithoutCopy(t *testing.T) *site {
+	t.Helper()
+	x := newSite(t, t.TempDir())
+	x.copy = ""
+	x.mustOpen()
+	defer x.close()
+	y := x.cutOff()
+	y.copy = ""
+	return y
+}
+
 // wantLate checks that a site has what was put before the bad bit, and says what is lost.
 func (x *site) wantLate() {
 	x.t.Helper()
@@ -137,12 +149,7 @@ func (x *site) wantLate() {
 // A store that keeps no copy, and is killed, loses no more than what follows a bad bit
 // in its log, and says so.
 func TestBadLogWithoutACopy(t *testing.T) {
-	x := newSite(t, t.TempDir())
-	x.copy = ""
-	x.mustOpen()
-	defer x.close()
-	y := x.cutOff()
-	y.copy = ""
+	y := cutOffWithoutCopy(t)
 	y.mustOpen()
 	y.wantLate()
 	y.close()
@@ -156,12 +163,7 @@ func TestBadLogWithoutACopy(t *testing.T) {
 // A salvage that is cut off between putting the old engine aside and putting the new one
 // in its place is begun anew.
 func TestSalvageThatWasCutOff(t *testing.T) {
-	x := newSite(t, t.TempDir())
-	x.copy = ""
-	x.mustOpen()
-	defer x.close()
-	y := x.cutOff()
-	y.copy = ""
+	y := cutOffWithoutCopy(t)
 	y.mustOpen()
 	y.close()
 	reports, _ := filepath.Glob(filepath.Join(y.dir, reportPrefix+"*"))

@@ -246,15 +246,21 @@ func (x *site) populate(rnd *rand.Rand) {
 	do(x.s.Sync(ctx))
 }
 
+// loseEngine deletes the folder of the engine.
+func (x *site) loseEngine() {
+	x.t.Helper()
+	if err := os.RemoveAll(filepath.Join(x.dir, metaDir)); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 func TestEngineDeletedComesBackFromTheCopy(t *testing.T) {
 	x := newSite(t, t.TempDir())
 	x.mustOpen()
 	x.populate(rand.New(rand.NewPCG(1, 1)))
 	want := x.tree()
 	x.close()
-	if err := os.RemoveAll(filepath.Join(x.dir, metaDir)); err != nil {
-		t.Fatal(err)
-	}
+	x.loseEngine()
 	x.mustOpen()
 	defer x.close()
 	same(t, want, x.tree(), x.meta.salvaged)
@@ -342,9 +348,7 @@ func TestPutAfterTheCopyComesBack(t *testing.T) {
 	}
 	want := x.tree()
 	x.close()
-	if err := os.RemoveAll(filepath.Join(x.dir, metaDir)); err != nil {
-		t.Fatal(err)
-	}
+	x.loseEngine()
 	x.copy = filepath.Join(x.dir, copyDir)
 	x.mustOpen()
 	defer x.close()

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"engramfs/internal/logbuf"
 )
 
 // need skips the test for why, or fails it with REQUIRE_ALL=1; "": neither.
@@ -69,14 +71,14 @@ func isMount(dir string) bool {
 // program is the program in a process of its own.
 type program struct {
 	*exec.Cmd
-	stdout, stderr *output
+	stdout, stderr *logbuf.Buffer
 	url            string
 }
 
 // spawn starts the program, and kills it when the test ends.
 func spawn(t *testing.T, env []string, args ...string) *program {
 	t.Helper()
-	p := &program{Cmd: exec.Command(os.Args[0], args...), stdout: &output{}, stderr: &output{}}
+	p := &program{Cmd: exec.Command(os.Args[0], args...), stdout: &logbuf.Buffer{}, stderr: &logbuf.Buffer{}}
 	p.Env = append(append(os.Environ(), asMain+"=1"), env...)
 	p.Stdout, p.Stderr = p.stdout, p.stderr
 	if err := p.Start(); err != nil {
@@ -230,7 +232,7 @@ func TestRestartAfterKill(t *testing.T) {
 func TestUnmountByHand(t *testing.T) {
 	t.Run("Mount", func(t *testing.T) {
 		point := mountPoint(t)
-		var stdout, stderr output
+		var stdout, stderr logbuf.Buffer
 		ended := make(chan int, 1)
 		go func() {
 			ended <- run(t.Context(), []string{"mount", "--data", filepath.Join(t.TempDir(), "data"), "--reserve=none", "-o", "integrity=strict", point}, &stdout, &stderr)
@@ -317,7 +319,7 @@ func TestMountWithoutRoot(t *testing.T) {
 		return setpriv(append([]string{binary, "mount", "--data", filepath.Join(base, "data"), "--reserve=none", point}, args...)...)
 	}
 	cmd := mount()
-	var stdout, stderr output
+	var stdout, stderr logbuf.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -495,7 +497,7 @@ func TestServiceUnitCapabilities(t *testing.T) {
 	}
 	args := append([]string{"--bounding-set", caps, "--inh-caps", "-all", "--no-new-privs", os.Args[0]}, serving(filepath.Join(t.TempDir(), "data"), point)...)
 	cmd := exec.Command("setpriv", args...)
-	var stdout, stderr output
+	var stdout, stderr logbuf.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), asMain+"=1"), &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"engramfs/internal/logbuf"
 )
 
 // asMain makes the test binary behave as the program itself.
@@ -40,29 +42,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// output is a buffer that a server writes while a test reads.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // running is a server in this process.
 type running struct {
 	t              *testing.T
 	url, admin     string
-	stdout, stderr *output
+	stdout, stderr *logbuf.Buffer
 	stop           func() int // ends the server and returns its exit code
 }
 
@@ -72,7 +56,7 @@ var readyLine = regexp.MustCompile(`engramfs: ready(?: url=(\S+))?(?: admin=(\S+
 func start(t *testing.T, data string, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &running{t: t, stdout: &output{}, stderr: &output{}}
+	s := &running{t: t, stdout: &logbuf.Buffer{}, stderr: &logbuf.Buffer{}}
 	args = append([]string{"serve", "--data", data, "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--reserve=none"}, args...)
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, args, s.stdout, s.stderr) }()
@@ -91,7 +75,7 @@ func start(t *testing.T, data string, args ...string) *running {
 	return s
 }
 
-func waitReady(t *testing.T, stdout, stderr *output) (url, admin string) {
+func waitReady(t *testing.T, stdout, stderr *logbuf.Buffer) (url, admin string) {
 	t.Helper()
 	for range 1000 {
 		if m := readyLine.FindStringSubmatch(stdout.String()); m != nil {
@@ -321,7 +305,7 @@ func TestCorruptEngineIsRefusedByName(t *testing.T) {
 
 func TestSIGTERMDrainsAndExitsClean(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	var stdout, stderr output
+	var stdout, stderr logbuf.Buffer
 	cmd := exec.Command(os.Args[0], "serve", "--data", data, "--anonymous", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--reserve=none")
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), asMain+"=1"), &stdout, &stderr
 	if err := cmd.Start(); err != nil {

@@ -1,7 +1,6 @@
 package alert
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -22,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"engramfs/internal/heal"
+	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/storetest"
 )
@@ -166,7 +166,7 @@ func TestPoisonFiresAndResetResolves(t *testing.T) {
 
 func TestWebhookThatIsDownIsToldLater(t *testing.T) {
 	s, r := storetest.New(t), newReceiver(t)
-	log := &logBuffer{}
+	log := &logbuf.Buffer{}
 	n := start(t, Options{
 		Store: s, Webhooks: []string{r.URL + "/services/T0KEN"}, Logger: slog.New(slog.NewTextHandler(log, nil)),
 	})
@@ -197,24 +197,6 @@ func TestWebhookThatIsDownIsToldLater(t *testing.T) {
 	if text := log.String(); strings.Contains(text, "T0KEN") || !strings.Contains(text, "webhook not told") {
 		t.Errorf("the log has the path of the webhook's URL, which is a password, or nothing of the failures\n%s", text)
 	}
-}
-
-// logBuffer is a log that is read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func TestOneSlowWebhookDelaysNoOther(t *testing.T) {

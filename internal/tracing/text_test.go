@@ -11,6 +11,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 
+	"engramfs/internal/logbuf"
 	"engramfs/internal/tracing/otlptest"
 	"engramfs/store"
 )
@@ -109,7 +110,7 @@ func TestNoNameLeavesWithoutPaths(t *testing.T) {
 // A trace is never worth a server that does not start.
 func TestEnvironmentThatMakesNoSense(t *testing.T) {
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment,rack=7")
-	log := &syncBuffer{}
+	log := &logbuf.Buffer{}
 	r := newRig(t, Options{Ratio: 1, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	r.do("OPTIONS", "/", "")
 	r.flush()
@@ -128,7 +129,7 @@ func TestEnvironmentThatMakesNoSense(t *testing.T) {
 // A collector may take a batch and say something, or take a part of it.
 func TestPartialSuccess(t *testing.T) {
 	for _, rejected := range []int{0, 2} {
-		log := &syncBuffer{}
+		log := &logbuf.Buffer{}
 		r := newRig(t, Options{Ratio: 1, Logger: slog.New(slog.NewTextHandler(log, nil))})
 		r.collector.Answer.Store(&otlptest.Partial{Rejected: int64(rejected), Message: "a word\nto (7 spans rejected)" + strings.Repeat("!", 1<<16)})
 		for range 5 {
