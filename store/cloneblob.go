@@ -25,7 +25,8 @@ type blobCopy struct {
 	version uint64 // of the content
 	id      blob.ID
 	sums    [][2][]byte // records
-	used    bool        // a change may refer to it
+	tried   bool        // the change that runs refers to it
+	used    bool        // one that is, or may be, in the engine refers to it
 }
 
 // errUnready says which inode's content cannot be copied as it is.
@@ -55,7 +56,7 @@ func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change)
 	for {
 		err := k.s.changeLocked(ctx, "clone", set, fn)
 		for _, b := range k.copies {
-			b.used = b.used && mayHaveChanged(err)
+			b.used, b.tried = b.used || b.tried && mayHaveChanged(err), false
 		}
 		var un *errUnready
 		switch {
@@ -238,7 +239,7 @@ func (k *contentClone) duplicateContent(c *change, v, dup *inode) error {
 	if b == nil || b.of != v.content || b.version != v.Version {
 		return &errUnready{ino: v.Ino, native: true}
 	}
-	b.used = true
+	b.tried = true
 	c.relabel(dup.Ino)
 	dup.content.blob = b.id
 	c.refs = append(c.refs, b.id)

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -216,5 +217,30 @@ func TestNativeMtimeSticksAtOnce(t *testing.T) {
 	}
 	if a := lookup(s, "/f"); a.Mtime != old.UnixNano() {
 		t.Errorf("after close: mtime %v", a.ModTime())
+	}
+}
+
+// TestCopyOfTreeWithOpenFiles copies a tree in several changes, of which each is tried
+// once more for a file that is open natively: the blobs that the first ones made stay.
+func TestCopyOfTreeWithOpenFiles(t *testing.T) {
+	s := localStore(t, store.Options{})
+	for i := range 3 {
+		mkdir(t, s, fmt.Sprintf("/src/d%d", i))
+		path := fmt.Sprintf("/src/d%d/f", i)
+		put(t, s, path, pattern(100_000, byte(i)))
+		h := open(t, s, path, false)
+		native(t, h)
+		defer h.Close()
+	}
+	if _, _, err := s.Clone(ctx, lookup(s, "/src").Ino, store.RootIno, "dst", store.CloneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Quiesce(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if !bytes.Equal(get(t, s, fmt.Sprintf("/dst/d%d/f", i)), pattern(100_000, byte(i))) {
+			t.Errorf("the copy of file %d differs", i)
+		}
 	}
 }
