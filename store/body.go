@@ -153,15 +153,15 @@ func (b *body) setReady(id blob.ID) {
 	}
 }
 
-// unsealing notes that the blob id is about to lose its checksums. alone: nobody
-// but the store can write to it.
-func (b *body) unsealing(id blob.ID, alone bool) {
+// unsealing notes that the blob id of size bytes is about to lose its checksums.
+// alone: nobody but the store can write to it.
+func (b *body) unsealing(id blob.ID, size int64, alone bool) {
 	b.setReady(blob.ID{})
 	b.mu.Lock()
 	b.verified = blob.ID{}
 	b.mu.Unlock()
 	if alone {
-		b.trace(id)
+		b.trace(id, size)
 	} else {
 		b.untrace()
 	}

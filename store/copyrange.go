@@ -89,7 +89,7 @@ func (h *Handle) copyInBackend(ctx context.Context, c *Content, from, to, n int6
 	}
 	var cerr error
 	e := edit{from: to, to: to + n, size: func(v *inode) int64 { return max(v.Size, to+n) }}
-	err = h.change(ctx, "copy_range", e, func(ch *change, v *inode, _ int64, f *writeFile) error {
+	err = h.change(ctx, "copy_range", &e, func(ch *change, v *inode, _ int64, f *writeFile) error {
 		r, ok := blob.RangeCopier(nil), false
 		if f != nil {
 			r, ok = f.File.(blob.RangeCopier)
@@ -103,6 +103,7 @@ func (h *Handle) copyInBackend(ctx context.Context, c *Content, from, to, n int6
 		if cerr != nil {
 			h.n.share().failed()
 		}
+		e.done = to + copied
 		size := v.Size
 		if copied > 0 {
 			size = max(size, to+copied)

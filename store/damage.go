@@ -335,6 +335,9 @@ func (d *damages) sound(v *inode) {
 
 // look returns the places that a file still has, and forgets the others.
 func (d *damages) look(ino Ino) []Damage {
+	if len(d.of(ino)) == 0 {
+		return nil
+	}
 	d.save.Lock()
 	defer d.save.Unlock()
 	list := d.of(ino)

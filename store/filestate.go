@@ -26,7 +26,7 @@ func (s *Store) FileState(ctx context.Context, ino Ino) (FileState, error) {
 		return "", err
 	case n.guard.Event() != nil:
 		return StatePoisoned, nil
-	case len(s.damages.of(ino)) > 0 && len(s.damages.look(ino)) > 0:
+	case len(s.damages.look(ino)) > 0:
 		return StateDamaged, nil
 	case v.content.kind == contentBlob && !v.content.sealed:
 		return StateUnsealed, nil

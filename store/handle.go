@@ -108,7 +108,7 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 		id   blob.ID
 	)
 	e := edit{from: off, to: end, size: func(v *inode) int64 { return max(v.Size, end) }}
-	err = h.change(ctx, "write", e, func(c *change, v *inode, size int64, f *writeFile) error {
+	err = h.change(ctx, "write", &e, func(c *change, v *inode, size int64, f *writeFile) error {
 		if f == nil {
 			n, werr = len(p), nil
 			return c.rewriteInline(v, size, func(data []byte) { copy(data[off:], p) })
@@ -116,6 +116,7 @@ func (h *Handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 		id = f.id
 		if n, werr = f.WriteAt(p, off); werr != nil {
 			h.n.share().failed()
+			e.done = off + int64(n)
 			if size = v.Size; n > 0 { // a write of nothing does not move the end
 				size = max(size, off+int64(n))
 			}
@@ -150,7 +151,7 @@ func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) er
 	}
 	var terr error
 	e := edit{from: size, to: math.MaxInt64, size: func(*inode) int64 { return size }}
-	err := h.change(ctx, "truncate", e, func(c *change, v *inode, size int64, f *writeFile) error {
+	err := h.change(ctx, "truncate", &e, func(c *change, v *inode, size int64, f *writeFile) error {
 		if f == nil {
 			terr = nil
 			if err := c.rewriteInline(v, size, func([]byte) {}); err != nil {
@@ -166,6 +167,7 @@ func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) er
 		}
 		if terr = f.Truncate(size); terr != nil {
 			h.n.share().failed()
+			e.done = e.from
 			c.rewrite(v, v.Size)
 			return nil
 		}
@@ -251,6 +253,8 @@ func (c *change) cutBase(v *inode, size int64) error {
 type edit struct {
 	from, to int64
 	size     func(*inode) int64
+	// done is how far a contentChange has come; it is to before that.
+	done int64
 }
 
 // whole reports whether nothing of v's content is left afterwards.
@@ -264,7 +268,7 @@ type contentChange func(c *change, v *inode, size int64, f *writeFile) error
 // is or becomes a blob, with that blob, which is this
 // file's alone, has no checksums, and is known to have none, durably if it was
 // ever synced.
-func (h *Handle) change(ctx context.Context, op string, e edit, fn contentChange) error {
+func (h *Handle) change(ctx context.Context, op string, e *edit, fn contentChange) error {
 	if h.closed.Load() {
 		return fs.ErrClosed
 	}
@@ -274,7 +278,7 @@ func (h *Handle) change(ctx context.Context, op string, e edit, fn contentChange
 	for {
 		resized, whole := false, false
 		err := h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
-			resized, whole, err = h.attempt(c, &e, fn)
+			resized, whole, err = h.attempt(c, e, fn)
 			return err
 		})
 		if resized { // counted once the batch is in, or may be
@@ -333,10 +337,11 @@ func (h *Handle) attempt(c *change, e *edit, fn contentChange) (resized, whole b
 		}
 	}()
 	resized = after != v.Size
+	e.done = e.to
 	err = fn(c, v, after, f)
 	returned = true
 	if err == nil {
-		h.s.damages.overwritten(v.Ino, e.from, e.to-e.from)
+		h.s.damages.overwritten(v.Ino, e.from, e.done-e.from)
 	}
 	return resized, whole, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -298,5 +299,29 @@ func TestNativeVerifiesSmallFiles(t *testing.T) {
 	}
 	if d := s.Damaged(); len(d) != 2 || d[0].Offset != 65536 {
 		t.Errorf("damaged: %+v", d)
+	}
+}
+
+// TestNativeOfAHandleThatIsClosed asks for the file while the handle is closed.
+func TestNativeOfAHandleThatIsClosed(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	for range 100 {
+		h, err := s.Open(ctx, lookup(s, "/f").Ino, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := h.Native(ctx); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, store.ErrNotNative) {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"engramfs/store/blob"
 	"engramfs/store/meta"
@@ -69,7 +70,7 @@ func (h *Handle) prepare(ctx context.Context, whole bool) error {
 		}
 	}
 	if h.closed.Load() { // meanwhile: its Close has seen no file to close
-		err = errors.Join(err, b.drop(h.n))
+		err = errors.Join(err, fs.ErrClosed, b.drop(h.n))
 	}
 	return err
 }
@@ -201,7 +202,7 @@ func (h *Handle) unshare(ctx context.Context, b *body, old *inode) error {
 		}
 		c.dropContent(v)
 		v.content = content{kind: contentBlob, blob: id}
-		b.unsealing(id, alone)
+		b.unsealing(id, v.Size, alone)
 		return true, nil
 	})
 }
@@ -265,7 +266,7 @@ func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 		if v, err = c.tend(h.n.ino); err != nil {
 			return err
 		}
-		b.unsealing(id, alone)
+		b.unsealing(id, v.Size, alone)
 		h.s.open.unseal(id)
 		v.content.sealed, unsealed = false, true
 		m := b.markOpen(id)

@@ -405,3 +405,76 @@ func storeIntoMapping(t *testing.T, dir string) {
 	}
 	wantRot(t, s, "/f", data)
 }
+
+// TestRotAtTheEndOfAFileThatGrows: bytes that are added must not give the rotten ones
+// before them a new sum.
+func TestRotAtTheEndOfAFileThatGrows(t *testing.T) {
+	for what, grow := range map[string]func(h *store.Handle) error{
+		"append": func(h *store.Handle) error { return second(h.WriteAt(ctx, []byte("more"), rotSize)) },
+		"gap":    func(h *store.Handle) error { return second(h.WriteAt(ctx, []byte("more"), rotSize+block)) },
+		"size":   func(h *store.Handle) error { return h.Truncate(ctx, rotSize+10) },
+	} {
+		s, blobs := storetest.NewWith(t, store.Options{})
+		a := put(t, s, "/f", pattern(rotSize, 1))
+		h := open(t, s, "/f", true)
+		write(t, h, []byte("new"), 10)
+		blobs.Flip(s.BlobOf(a.Ino), rotSize-1)
+		wantErr(t, what, grow(h), store.ErrDamaged)
+		if len(s.Damaged()) != 1 {
+			t.Errorf("%s: damaged: %+v", what, s.Damaged())
+		}
+		const last = rotSize / block * block
+		write(t, h, pattern(100_000, 2), last) // the whole block anew, and more
+		if want := append(pattern(rotSize, 1)[:last], pattern(100_000, 2)...); !bytes.Equal(get(t, s, "/f")[block:], want[block:]) {
+			t.Errorf("%s: content differs after the bad block was written anew", what)
+		}
+		if len(s.Damaged()) != 0 {
+			t.Errorf("%s: still damaged: %+v", what, s.Damaged())
+		}
+	}
+}
+
+// TestHugeSize sets a size that is far from what is written: whether the backend can
+// have it or not, that takes no time and no memory.
+func TestHugeSize(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(rotSize, 1))
+	h := open(t, s, "/f", true)
+	write(t, h, []byte("new"), 10)
+	for _, size := range []int64{1 << 43, store.MaxFileSize} {
+		if err := h.Truncate(ctx, size); err != nil {
+			t.Logf("%d bytes: %v", size, err)
+		}
+	}
+	if err := h.Truncate(ctx, rotSize); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestHalfAWriteLeavesTheRestDamaged: what a failed write has not written is still on
+// the list of damage.
+func TestHalfAWriteLeavesTheRestDamaged(t *testing.T) {
+	s, f := faultyStore(t)
+	a := put(t, s, "/f", pattern(rotSize, 1))
+	h := open(t, s, "/f", true)
+	write(t, h, []byte("new"), 10)
+	for _, b := range []int64{5, 6} {
+		f.Flip(s.BlobOf(a.Ino), b*block)
+		if _, err := h.ReadAt(ctx, make([]byte, block), b*block); !errors.Is(err, store.ErrDamaged) {
+			t.Fatalf("block %d: %v", b, err)
+		}
+	}
+	broken := errors.New("disk is broken")
+	f.writeErr.Store(&broken)
+	if n, err := h.WriteAt(ctx, pattern(2*block, 2), 5*block); n != block || !errors.Is(err, broken) {
+		t.Errorf("WriteAt = %d, %v", n, err)
+	}
+	if err := h.Truncate(ctx, rotSize); err != nil {
+		t.Fatal(err)
+	}
+	f.writeErr.Store(nil)
+	if d := s.Damaged(); len(d) != 1 || d[0].Offset != 6*block {
+		t.Errorf("damaged: %+v, want block 6", d)
+	}
+	write(t, h, pattern(2*block, 2), 5*block)
+}

@@ -33,7 +33,7 @@ type sealer struct {
 	delay time.Duration // immutable
 	work  chan struct{} // holds one token when the queue has changed
 
-	// mu protects the field below.
+	// mu protects the fields below.
 	mu    sync.Mutex
 	queue map[Ino]sealRequest
 	look  time.Time // when run looks at the queue by itself

@@ -138,7 +138,7 @@ func (h *Handle) Allocate(ctx context.Context, a Allocation, off, n int64) error
 		e.to = end
 	}
 	var aerr error
-	err := h.change(ctx, "allocate", e, func(c *change, v *inode, size int64, f *writeFile) error {
+	err := h.change(ctx, "allocate", &e, func(c *change, v *inode, size int64, f *writeFile) error {
 		aerr = nil
 		if f == nil {
 			return c.rewriteInline(v, size, func(data []byte) {
@@ -149,6 +149,7 @@ func (h *Handle) Allocate(ctx context.Context, a Allocation, off, n int64) error
 		}
 		if aerr = a.apply(f, v, off, n, size); aerr != nil {
 			h.n.share().failed()
+			e.done = e.from
 			size = v.Size
 		}
 		v.Sparse = true

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -19,6 +18,9 @@ import (
 type touched struct {
 	id     blob.ID
 	blocks map[int64]uint64 // a bit for each block
+	// size is what the blob had when counting began: what is behind it has no old
+	// checksums, or was counted before.
+	size int64
 	// lent: others may write to the blob. It was as as says when that began.
 	lent bool
 	as   blob.Stat
@@ -33,11 +35,11 @@ func (t *touched) add(from, to int64) {
 
 func (t *touched) has(block int64) bool { return t.blocks[block/64]&(1<<(block%64)) != 0 }
 
-// trace begins to count what is written to the blob id.
-func (b *body) trace(id blob.ID) {
+// trace begins to count what is written to the blob id of size bytes.
+func (b *body) trace(id blob.ID, size int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.touched, b.recalled = &touched{id: id, blocks: make(map[int64]uint64)}, id
+	b.touched, b.recalled = &touched{id: id, blocks: make(map[int64]uint64), size: size}, id
 }
 
 // untrace ends that.
@@ -52,7 +54,7 @@ func (b *body) touch(id blob.ID, from, to int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.touched != nil && b.touched.id == id {
-		b.touched.add(from, to)
+		b.touched.add(from, min(to, b.touched.size))
 	}
 }
 
@@ -117,25 +119,31 @@ func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) er
 		return nil
 	}
 	from, to := e.from, min(e.to, max(v.Size, after))
-	if err := errors.Join(h.verifyCut(b, v, f, from), h.verifyCut(b, v, f, to)); err != nil {
-		return err
+	cuts := []int64{from}
+	if to < v.Size {
+		cuts = append(cuts, to)
 	}
 	if after != v.Size { // the last block gets another length
 		cut := min(after, v.Size)
-		if err := h.verifyCut(b, v, f, cut); err != nil {
+		if whole := from <= cut/blockSize*blockSize && to >= v.Size; !whole {
+			cuts = append(cuts, cut)
+		}
+		defer b.touch(f.id, cut, max(after, v.Size))
+	}
+	for _, off := range cuts {
+		if err := h.verifyCut(b, v, f, off); err != nil {
 			return err
 		}
-		b.touch(f.id, cut, max(after, v.Size))
 	}
 	b.touch(f.id, from, to)
 	return nil
 }
 
-// verifyCut verifies the block of v's blob that the offset cuts into two parts, if
-// it does and nobody has written to the block yet.
+// verifyCut verifies the block of v's blob that has bytes before the offset, and is
+// not whole before it, unless somebody has written to the block.
 func (h *Handle) verifyCut(b *body, v *inode, f *writeFile, off int64) error {
 	block := off / blockSize
-	if off%blockSize == 0 || off >= v.Size || !b.untouched(f.id, block) {
+	if off%blockSize == 0 || off > v.Size || !b.untouched(f.id, block) {
 		return nil
 	}
 	want, ok, err := oldSum(h.s.engine, f.id, block)

@@ -193,7 +193,7 @@ func (b *body) recallLocked(s *Store, ino Ino, id blob.ID) unsealedMark {
 	}
 	b.recalled = id
 	if holds && b.ready != id {
-		b.touched = &touched{id: id, blocks: m.written, lent: m.native, as: m.as}
+		b.touched = &touched{id: id, blocks: m.written, size: m.as.Size, lent: m.native, as: m.as}
 	}
 	return m
 }
