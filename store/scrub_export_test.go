@@ -1,5 +1,12 @@
 package store
 
+import "engramfs/store/meta"
+
+// LoseInline deletes the inline content of ino from the engine.
+func (s *Store) LoseInline(ino Ino) error {
+	return s.engine.Update(func(tx meta.Txn) error { tx.Delete(inoKey(keyInline, ino)); return nil })
+}
+
 // SetScrubStep has scrubs keep their cursor every n bytes.
 func (s *Store) SetScrubStep(n int64) { s.scrubber.step = n }
 

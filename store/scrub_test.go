@@ -432,3 +432,24 @@ func discardingSocket(b *testing.B) io.Writer {
 	})
 	return w
 }
+
+// TestScrubFindsMissingInlineContent scrubs twice: it stays on the list.
+func TestScrubFindsMissingInlineContent(t *testing.T) {
+	s, _ := storetest.NewWith(t, store.Options{Scrub: fast})
+	a := put(t, s, "/f", pattern(1000, 1))
+	if err := s.LoseInline(a.Ino); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if run := scrub(t, s); run.Missing != 1 {
+			t.Errorf("run: %+v", run)
+		}
+		if d := s.Damaged(); len(d) != 1 || d[0].Kind != store.DamagedMissing {
+			t.Errorf("damaged: %+v", d)
+		}
+	}
+	put(t, s, "/f", pattern(1000, 1))
+	if run := scrub(t, s); run.Missing != 0 || len(s.Damaged()) != 0 {
+		t.Errorf("after it was written anew: %+v, damaged %+v", run, s.Damaged())
+	}
+}

@@ -143,8 +143,11 @@ func (w *scrubWalk) record(ctx context.Context, key, value []byte) error {
 		w.inline(&v)
 	case contentBlob:
 		return w.content(ctx, &v)
+	default:
+		if v.Size == 0 || !v.IsRegular() {
+			w.s.damages.sound(&v)
+		}
 	}
-	w.s.damages.sound(&v)
 	return nil
 }
 
@@ -221,11 +224,13 @@ func (w *scrubWalk) inline(v *inode) {
 			r.Bytes += v.Size
 		}
 	})
-	if err != nil {
-		w.s.damages.note(Damage{
-			Ino: v.Ino, Version: v.Version, Kind: DamagedMissing, Length: v.Size, Source: DamageByScrub, At: w.s.now(), Err: err.Error(),
-		})
+	if err == nil {
+		w.s.damages.sound(v)
+		return
 	}
+	w.s.damages.note(Damage{
+		Ino: v.Ino, Version: v.Version, Kind: DamagedMissing, Length: v.Size, Source: DamageByScrub, At: w.s.now(), Err: err.Error(),
+	})
 }
 
 // is reports whether the engine has v's content, still.
