@@ -18,11 +18,7 @@ type openBlob struct {
 	// unsealed is set, under the inode's lock, before the blob's bytes are
 	// changed in place: its checksums then prove nothing.
 	unsealed atomic.Bool
-	// cuts counts, under the inode's lock, how often the blob was about to be cut in
-	// place, and cutTo is the least size that it got. A read at the same time may have
-	// seen zeros where the end was.
-	cuts  atomic.Uint64
-	cutTo atomic.Int64
+	cuts     *cutMark
 
 	// Protected by blobCache.mu.
 	refs int
@@ -38,6 +34,21 @@ type openBlob struct {
 	sums map[uint32][]byte // by group
 }
 
+// cutMark tells the readers of a blob that it was cut in place: a read at the same time
+// may have seen zeros where the end was.
+type cutMark struct {
+	// n counts, under the inode's lock, how often the blob was about to be cut, and to is
+	// the least size that it got.
+	n  atomic.Uint64
+	to atomic.Int64
+}
+
+func newCutMark() *cutMark {
+	m := &cutMark{}
+	m.to.Store(math.MaxInt64)
+	return m
+}
+
 // blobCache keeps blobs open: those being read, and the most recently used
 // others, so that a file read in small pieces is not opened for each.
 type blobCache struct {
@@ -47,6 +58,8 @@ type blobCache struct {
 	// mu protects the fields below.
 	mu    sync.Mutex
 	blobs map[blob.ID]*openBlob
+	// cuts are the marks of blobs that were forgotten and are still read.
+	cuts  map[blob.ID]*cutMark
 	idle  openBlob // sentinel of the list of unreferenced blobs, least recently used last
 	idles int
 }
@@ -54,7 +67,7 @@ type blobCache struct {
 const maxIdleBlobs = 256
 
 func newBlobCache(s *Store) *blobCache {
-	c := &blobCache{s: s, blobs: make(map[blob.ID]*openBlob)}
+	c := &blobCache{s: s, blobs: make(map[blob.ID]*openBlob), cuts: make(map[blob.ID]*cutMark)}
 	c.idle.prev, c.idle.next = &c.idle, &c.idle
 	return c
 }
@@ -76,8 +89,10 @@ func (c *blobCache) get(id blob.ID, ino Ino) (*openBlob, error) {
 		c.mu.Unlock()
 		return b, errors.Join(f.Close())
 	}
-	b = &openBlob{id: id, file: f, refs: 1, ino: ino, sums: make(map[uint32][]byte)}
-	b.cutTo.Store(math.MaxInt64)
+	b = &openBlob{id: id, file: f, refs: 1, ino: ino, cuts: c.cuts[id], sums: make(map[uint32][]byte)}
+	if b.cuts == nil {
+		b.cuts = newCutMark()
+	}
 	c.blobs[id] = b
 	c.mu.Unlock()
 	return b, nil
@@ -109,7 +124,9 @@ func (c *blobCache) take(b *openBlob, ino Ino) {
 	if b.refs == 0 {
 		c.unpark(b)
 		b.ino, b.mixed = ino, false
-		b.cutTo.Store(math.MaxInt64)
+		if c.cuts[b.id] == nil { // nobody else reads it
+			b.cuts = newCutMark()
+		}
 	}
 	b.mixed = b.mixed || b.ino != ino
 	b.refs++
@@ -133,6 +150,9 @@ func (c *blobCache) put(b *openBlob) {
 		delete(c.blobs, b.id)
 	}
 	if c.blobs[b.id] != b { // forgotten meanwhile
+		if c.cuts[b.id] == b.cuts {
+			delete(c.cuts, b.id)
+		}
 		c.mu.Unlock()
 		c.closeFile(b)
 		if b.garbage {
@@ -163,6 +183,9 @@ func (c *blobCache) forget(id blob.ID) {
 	delete(c.blobs, id)
 	if b != nil {
 		b.unsealed.Store(true) // unseal does not find it any more
+		if b.refs > 0 {
+			c.cuts[id] = b.cuts
+		}
 	}
 	idle := b != nil && b.refs == 0
 	if idle {
@@ -204,9 +227,13 @@ func (c *blobCache) unseal(id blob.ID) {
 func (c *blobCache) cut(id blob.ID, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	m := c.cuts[id]
 	if b := c.blobs[id]; b != nil {
-		b.cutTo.Store(min(b.cutTo.Load(), size))
-		b.cuts.Add(1)
+		m = b.cuts
+	}
+	if m != nil {
+		m.to.Store(min(m.to.Load(), size))
+		m.n.Add(1)
 	}
 }
 

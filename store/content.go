@@ -60,7 +60,7 @@ func (c *Content) open(ctx context.Context, n *node) error {
 		case contentBlob:
 			missing = v.content.blob
 			if c.blob, err = s.open.get(v.content.blob, v.Ino); err == nil {
-				c.cuts = c.blob.cuts.Load()
+				c.cuts = c.blob.cuts.n.Load()
 			}
 		}
 		return err
@@ -188,6 +188,9 @@ func (c *Content) WriteRange(w io.Writer, off, n int64) (written int64, err erro
 	if c.blob == nil {
 		return writeZeros(w, n)
 	}
+	if n > aheadAfter && w != io.Discard {
+		return c.writeAhead(w, off, off+n)
+	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for end := off + n; off < end; {
@@ -280,8 +283,8 @@ func (c *Content) cut(n, want int, start int64) (int, error) {
 	if c.vouched.Load() {
 		return 0, ErrChanged
 	}
-	if c.blob.cuts.Load() != c.cuts {
-		n = int(min(int64(n), max(0, c.blob.cutTo.Load()-start)))
+	if c.blob.cuts.n.Load() != c.cuts {
+		n = int(min(int64(n), max(0, c.blob.cuts.to.Load()-start)))
 	}
 	if n < want {
 		return n, io.ErrUnexpectedEOF
