@@ -60,7 +60,7 @@ func everything(t *testing.T) *Metrics {
 	})
 }
 
-var metricName = regexp.MustCompile(`\bengramfs_[a-z0-9_]+\b`)
+var metricName = regexp.MustCompile(`\b(?:engramfs|go|process)_[a-z0-9_]+\b`)
 
 // TestRulesAndDashboardUseMetricsThatThereAre: a rule about a metric with another
 // name would be silent for ever.
@@ -119,30 +119,59 @@ func TestEveryRuleIsTested(t *testing.T) {
 	}
 }
 
-// TestDashboardIsSound: what Grafana would refuse, or show as an empty panel.
-func TestDashboardIsSound(t *testing.T) {
+// dashboard is as much of a dashboard of Grafana's as is looked at.
+type dashboard struct {
+	UID           string
+	Title         string
+	SchemaVersion int
+	Panels        []struct {
+		ID      int
+		Type    string
+		Title   string
+		GridPos struct{ H, W, X, Y int }
+		Targets []struct {
+			Expr, RefID string
+			Datasource  struct{ Type, UID string }
+		}
+	}
+}
+
+func readDashboard(t *testing.T) (d dashboard) {
+	t.Helper()
 	text, err := os.ReadFile(dashboardFile)
+	if err == nil {
+		err = json.Unmarshal(text, &d)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var d struct {
-		UID           string
-		Title         string
-		SchemaVersion int
-		Panels        []struct {
-			ID      int
-			Type    string
-			Title   string
-			GridPos struct{ H, W, X, Y int }
-			Targets []struct {
-				Expr, RefID string
-				Datasource  struct{ Type, UID string }
+	return d
+}
+
+// TestEveryRuleHasAPanel: who is told of an alert finds its figures on the dashboard.
+func TestEveryRuleHasAPanel(t *testing.T) {
+	shown := map[string]bool{}
+	for _, p := range readDashboard(t).Panels {
+		for _, target := range p.Targets {
+			for _, name := range metricName.FindAllString(target.Expr, -1) {
+				shown[name] = true
 			}
 		}
 	}
-	if err := json.Unmarshal(text, &d); err != nil {
+	rules, err := os.ReadFile(rulesFile)
+	if err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range metricName.FindAllString(string(rules), -1) {
+		if !shown[name] {
+			t.Errorf("a rule uses %s, which no panel shows", name)
+		}
+	}
+}
+
+// TestDashboardIsSound: what Grafana would refuse, or show as an empty panel.
+func TestDashboardIsSound(t *testing.T) {
+	d := readDashboard(t)
 	if d.UID == "" || d.Title == "" || d.SchemaVersion < 36 || len(d.Panels) < 10 {
 		t.Errorf("uid %q, title %q, schema %d, %d panels", d.UID, d.Title, d.SchemaVersion, len(d.Panels))
 	}
