@@ -88,6 +88,9 @@ func TestPoisonedInodeRefusesWritesAndServesReads(t *testing.T) {
 	if strings.Contains(err.Error(), "goroutine ") {
 		t.Error("the error shows a stack")
 	}
+	if now, _ := s.LockStatus(st.Name); now.WritesRejected != st.WritesRejected+1 {
+		t.Errorf("%d writes refused, want %d", now.WritesRejected, st.WritesRejected+1)
+	}
 	tctx, trace := store.WithTrace(ctx)
 	got, err := tryGet(tctx, s, "/photos/a")
 	if err != nil || string(got) != "alpha" {

@@ -81,10 +81,7 @@ func (s *Store) refusePoisoned(ino Ino) error {
 		return nil
 	}
 	defer s.nodes.release(n)
-	if ev := n.guard.Event(); ev != nil {
-		return poisonedError(ev)
-	}
-	return nil
+	return n.guard.Refuse()
 }
 
 // Want asks for more digests than SHA256. It must be called before the first byte.

@@ -66,6 +66,18 @@ func (g *Guarded[T]) ID() uint64 { return g.id }
 // section, or name its generation in Reset.
 func (g *Guarded[T]) Event() *Event { return g.event() }
 
+// Refuse returns the error of a Write that is refused because g is poisoned, and
+// counts it as one; nil: g is healthy. It spares the work before a Write that cannot
+// succeed, takes no lock, and is no promise for that Write.
+func (g *Guarded[T]) Refuse() error {
+	p := g.poisoned()
+	if p == nil {
+		return nil
+	}
+	g.countRefusal(p)
+	return p.refusal
+}
+
 func (g *Guarded[T]) lockCore() *core { return &g.core }
 
 func (g *Guarded[T]) discardLocked() {

@@ -27,6 +27,7 @@ func TestSectionsDoNotAllocate(t *testing.T) {
 		"Write":   func() { _ = g.Write("write", func(v *int) error { *v++; return nil }) },
 		"Refused": func() { _ = bad.Write("write", func(v *int) error { *v++; return nil }) },
 		"Event":   func() { _ = bad.Event() },
+		"Refuse":  func() { _ = bad.Refuse() },
 		"Any":     func() { _ = r.AnyPoisoned() },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {

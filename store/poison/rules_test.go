@@ -202,6 +202,22 @@ func TestPoisonedWriteIsRefusedWithoutRunning(t *testing.T) {
 	free(t, g)
 }
 
+func TestRefuse(t *testing.T) {
+	r, _ := newRegistry(t, poison.RegistryOptions{})
+	g := poison.New(r, "pair", poison.LockOptions{}, pair{})
+	if err := g.Refuse(); err != nil {
+		t.Errorf("a healthy lock refuses: %v", err)
+	}
+	_ = g.Write("tear", tear)
+	var pe *poison.Error
+	if err := g.Refuse(); !errors.As(err, &pe) || !pe.Refused || pe.Ev != g.Event() {
+		t.Errorf("Refuse = %#v, want a refusal with the lock's event", err)
+	}
+	if n := r.Health().Locks[0].WritesRejected; n != 1 {
+		t.Errorf("%d writes refused, want 1", n)
+	}
+}
+
 func TestFirstCauseWins(t *testing.T) {
 	g, _ := newPair(t)
 	_ = g.Write("first", tear)
