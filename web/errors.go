@@ -146,9 +146,7 @@ func problemOf(err error) problem {
 // writeError is the one place where an error becomes an answer.
 func (a *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
-	if p.Status == http.StatusInternalServerError {
-		a.log.Error("admin request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-	}
+	a.noteFailure(r, p.Status, err)
 	errorHeaders(w, r, p, err)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
@@ -162,5 +160,16 @@ func errorHeaders(w http.ResponseWriter, r *http.Request, p problem, err error) 
 	}
 	if p.Status == http.StatusUnauthorized {
 		challenge(w, r)
+	}
+}
+
+// noteFailure logs an error whose cause the answer does not tell, and tells of
+// every one that is the server's fault.
+func (a *Server) noteFailure(r *http.Request, status int, err error) {
+	if status == http.StatusInternalServerError {
+		a.log.Error("admin request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	if status >= 500 {
+		a.o.Failed(r.Context(), err)
 	}
 }

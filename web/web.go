@@ -13,8 +13,10 @@ package web
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -115,6 +117,10 @@ type Options struct {
 	// the address of this server (DNS rebinding). nil: every host.
 	HostAllowed func(host string) bool
 
+	// Failed, if not nil, is told why a request is answered with 5xx, or not at all; of
+	// a panic it gets a *store.PanicError. The context is the request's.
+	Failed func(ctx context.Context, err error)
+
 	// Audit gets a line before and after every action. An action that it cannot
 	// take is refused. nil: actions are only logged.
 	Audit *Audit
@@ -190,6 +196,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.HostAllowed == nil {
 		o.HostAllowed = func(string) bool { return true }
+	}
+	if o.Failed == nil {
+		o.Failed = func(context.Context, error) {}
 	}
 	if o.Points == nil {
 		o.Points = []store.FaultPoint{}
@@ -269,20 +278,38 @@ func (a *Server) handle(h func(http.ResponseWriter, *http.Request) error) http.H
 	}
 }
 
-// catch is the last net under the handlers: a panic is logged and answered 500.
+// catch is the last net under the handlers: a panic is logged and answered 500, or
+// with a cut connection once the answer has begun.
 func (a *Server) catch(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(hw http.ResponseWriter, r *http.Request) {
+		w := middleware.NewWrapResponseWriter(hw, r.ProtoMajor)
+		done := false
 		defer func() {
-			switch v := recover(); v {
-			case nil:
-			case http.ErrAbortHandler:
-				panic(v)
-			default:
-				a.writeError(w, r, panicError(v))
+			if !done {
+				a.caught(w, r, recover())
 			}
 		}()
 		next.ServeHTTP(w, r)
+		done = true // not reached when next panics or ends its goroutine
 	})
+}
+
+// caught deals with a handler that has panicked with v, or has ended its goroutine
+// (nil), of which net/http cuts the connection.
+func (a *Server) caught(w middleware.WrapResponseWriter, r *http.Request, v any) {
+	if v == http.ErrAbortHandler {
+		panic(v)
+	}
+	died := &store.PanicError{Op: r.Method, Value: v, Stack: debug.Stack()}
+	err := fmt.Errorf("%w\n%s", died, died.Stack)
+	if v != nil && w.Status() == 0 {
+		a.writeError(w, r, err)
+		return
+	}
+	a.noteFailure(r, http.StatusInternalServerError, err)
+	if v != nil {
+		panic(http.ErrAbortHandler) // so that nobody takes the answer for whole
+	}
 }
 
 // contentPolicy lets the page load its own files and talk to this server, and

@@ -1,9 +1,11 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -349,5 +351,30 @@ func TestHandlerPanicIsAnswered500WithoutTheStack(t *testing.T) {
 	wantProblem(t, w, 500, "internal")
 	if strings.Contains(w.Body.String(), "boom") || strings.Contains(w.Body.String(), ".go:") {
 		t.Errorf("the answer shows the panic: %s", w.Body)
+	}
+}
+
+// What has been sent of an answer must not pass for all of it.
+func TestHandlerPanicCutsTheAnswer(t *testing.T) {
+	o := richOptions(newRich())
+	o.MetricsPublic = true
+	o.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "half")
+		_ = http.NewResponseController(w).Flush()
+		panic("boom")
+	})
+	told := make(chan error, 1)
+	o.Failed = func(_ context.Context, err error) { told <- err }
+	r, err := http.Get(listen(t, New(o)) + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if b, err := io.ReadAll(r.Body); string(b) != "half" || err == nil {
+		t.Errorf("got %q, %v, want half and an error", b, err)
+	}
+	var died *store.PanicError
+	if err := <-told; !errors.As(err, &died) || died.Value != "boom" || len(died.Stack) == 0 {
+		t.Errorf("told of %v", err)
 	}
 }

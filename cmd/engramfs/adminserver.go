@@ -51,7 +51,7 @@ func (s *server) openAdmin() (err error) {
 		Hung:    func() bool { return s.store.Registry().Health().HardStuck },
 		Metrics: s.monitor.metrics.Handler(), MetricsPublic: s.cfg.MetricsPublic, DegradedNotReady: !s.cfg.ReadyWhenDegraded,
 		Traffic: s.traffic, Engine: func() web.EngineStats { return engineStats(s.store) }, Notes: s.notes,
-		Drills: s.cfg.EnableDrills, Points: store.FaultPoints(), Principal: auth.Principal,
+		Drills: s.cfg.EnableDrills, Points: store.FaultPoints(), Principal: auth.Principal, Failed: s.tracer.Failed(),
 		Audit: s.audit, Listeners: s.listeners, Handles: s.handles, HostAllowed: auth.HostCheck(s.hosts()),
 		Config: func() []web.Setting { return settings(reflect.ValueOf(s.cfg).Elem()) },
 	}

@@ -64,8 +64,8 @@ func TestTraces(t *testing.T) {
 	if setattr.Attr("error.type") != "store_poisoned" || setattr.Attr("engramfs.errno") != "EIO" || !setattr.Failed() {
 		t.Errorf("the request that died: %v", setattr)
 	}
-	if len(c.Roots("POST")) != 1 || c.Roots("POST")[0].Attr("http.route") != "/api/v1/drills" {
-		t.Errorf("requests of the admin API: %v", c.Roots("POST"))
+	if drill := c.Roots("POST /api/v1/drills"); len(drill) != 1 || drill[0].Attr("http.route") != "/api/v1/drills" {
+		t.Errorf("requests of the admin API: %v", drill)
 	}
 	if p := c.Roots("PUT")[0]; p.Resource["service.name"] != "engramfs" || p.Resource["service.version"] != programVersion() {
 		t.Errorf("resource = %v", p.Resource)

@@ -45,7 +45,9 @@ type router interface {
 
 // HTTP follows the requests that next serves. A request with the header
 // traceparent (W3C Trace Context) becomes part of its client's trace. If next has a
-// method Route(*http.Request) string, the span has the route.
+// method Route(*http.Request) string, the span has the route, and its name too.
+// WebDAV has none: its paths are all names of files, and http.route must be left out
+// where there are no routes (OpenTelemetry semantic conventions, HTTP).
 func (t *Tracer) HTTP(door string, next http.Handler) http.Handler {
 	if t == nil {
 		return next
@@ -56,7 +58,8 @@ func (t *Tracer) HTTP(door string, next http.Handler) http.Handler {
 		if r.Header["Traceparent"] != nil {
 			ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
 		}
-		ctx, q := t.begin(ctx, cmp.Or(methods[r.Method], "HTTP"))
+		name := cmp.Or(methods[r.Method], "HTTP")
+		ctx, q := t.begin(ctx, name)
 		if q == nil {
 			next.ServeHTTP(w, r)
 			return
@@ -64,6 +67,7 @@ func (t *Tracer) HTTP(door string, next http.Handler) http.Handler {
 		q.span.SetAttributes(t.describeRequest(door, r)...)
 		if routes != nil {
 			if route := routes.Route(r); route != "" {
+				q.span.SetName(name + " " + route)
 				q.span.SetAttributes(semconv.HTTPRoute(route))
 			}
 		}

@@ -95,7 +95,7 @@ func TestNoNameLeavesWithoutPaths(t *testing.T) {
 		ended(0, 0, &store.PanicError{Op: "write", Value: "open /secret.doc: x", Stack: []byte("stack")})
 		r.flush()
 		spans := r.collector.Spans()
-		wantAttrs(t, find(t, spans, "GET"), map[string]any{"http.route": "/locks/{name}"})
+		wantAttrs(t, find(t, spans, "GET /locks/{name}"), map[string]any{"http.route": "/locks/{name}"})
 		if e := find(t, spans, "fuse.write").Exceptions(); len(e) != 1 || e[0]["exception.type"] != "string" || e[0]["exception.stacktrace"] != "stack" {
 			t.Errorf("exceptions = %v", e)
 		}

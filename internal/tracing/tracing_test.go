@@ -24,6 +24,7 @@ import (
 	"engramfs/internal/tracing/otlptest"
 	"engramfs/store"
 	"engramfs/store/storetest"
+	"engramfs/web"
 	"engramfs/webdav"
 )
 
@@ -132,7 +133,7 @@ func TestRequestsHaveTheirOperationsBeneath(t *testing.T) {
 	put := find(t, r.collector.Roots("PUT"), "PUT")
 	wantAttrs(t, put, map[string]any{
 		"engramfs.door": "webdav", "http.request.method": "PUT", "http.response.status_code": int64(201), "url.scheme": "http",
-		"user_agent.original": "Probe/1", "http.request.body.size": int64(5), "url.path": nil, "error.type": nil,
+		"user_agent.original": "Probe/1", "http.request.body.size": int64(5), "url.path": nil, "http.route": nil, "error.type": nil,
 	})
 	if id := fmt.Sprint(put.Attr("http.request.header.x-request-id")); !strings.Contains(id, "r-1") {
 		t.Errorf("the request's own id is %s", id)
@@ -273,6 +274,45 @@ func TestPanicOfAHandler(t *testing.T) {
 		t.Errorf("exceptions = %v", e)
 	}
 	wantAttrs(t, gets[1], map[string]any{"engramfs.door": "admin", "url.path": "/page", "error.type": "aborted", "http.response.status_code": nil})
+}
+
+// A request of the admin surface that dies says why, however far its answer is.
+func TestPanicInTheAdminSurface(t *testing.T) {
+	r := newRig(t, Options{Ratio: 1})
+	admin := web.New(web.Options{
+		Store: r.store, Failed: r.Failed(), Config: func() []web.Setting { panic("hunter2") },
+		Principal: func(*http.Request) string { panic("of a page") }, Require: func(next http.Handler) http.Handler { return next },
+		Metrics: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() }), MetricsPublic: true,
+		Token: "open",
+	})
+	t.Cleanup(admin.Close)
+	r.handler = r.HTTP(Admin, admin)
+	if code := r.do("GET", "/api/v1/config", "", "Authorization", "Bearer open"); code != 500 {
+		t.Errorf("GET of the configuration = %d", code)
+	}
+	if code := r.do("GET", "/events", "", "Authorization", "Basic YTpi"); code != 500 {
+		t.Errorf("GET of a page = %d", code)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { r.do("GET", "/metrics", "") })
+	wg.Wait()
+	if code := r.do("GET", "/api/v1/locks/none", "", "Authorization", "Bearer open"); code != 404 {
+		t.Errorf("GET of no lock = %d", code)
+	}
+	r.flush()
+	for route, kind := range map[string]string{"/api/v1/config": "string", "/events": "string", "/metrics": "goexit"} {
+		s := find(t, r.collector.Roots("GET "+route), "GET "+route)
+		wantAttrs(t, s, map[string]any{"http.route": route, "engramfs.door": "admin"})
+		e := s.Exceptions()
+		if len(e) != 1 || !s.Failed() || e[0]["exception.type"] != kind || e[0]["exception.message"] != nil ||
+			!strings.Contains(fmt.Sprint(e[0]["exception.stacktrace"]), "TestPanicInTheAdminSurface") {
+			t.Errorf("%s: exceptions = %v", route, e)
+		}
+	}
+	missing := find(t, r.collector.Roots("GET /api/v1/locks/{name}"), "GET /api/v1/locks/{name}")
+	if missing.Failed() || missing.Exceptions() != nil {
+		t.Errorf("a 404 is an error of the server: %v", missing)
+	}
 }
 
 // A client that is traced itself decides what is followed.
