@@ -242,6 +242,18 @@ var states = []state{
 		return nil
 	}},
 	{"unknown", Unknown, func(f *rich, _ *Options) func(*Server) { f.panics = true; return nil }},
+	{"several", Stuck, func(f *rich, o *Options) func(*Server) {
+		f.locks[0] = store.LockStatus{Name: "alloc", State: lockPoisoned, Class: "durable", Gen: 4, Event: &poison.Event{
+			ID: "e2", Lock: "alloc", Op: "alloc_ino", Cause: poison.Invariant, Gen: 4, At: now.Add(-time.Second),
+		}}
+		f.locks = append(f.locks, store.LockStatus{Name: "inode:8", State: lockStuck, Class: "durable", Path: "/music/live"})
+		f.damage = []store.Damage{{Path: "/films/sea.mkv", Ino: 4, Kind: store.DamagedMissing, At: now.Add(-50 * time.Hour), Err: "no such file"}}
+		o.Copy = func() MetadataCopy { return MetadataCopy{State: "behind", Late: true} }
+		o.Notes = func() []string {
+			return []string{"The server has crashed before this start: see crash-1.log in the data folder."}
+		}
+		return nil
+	}},
 }
 
 // newState returns a server in s, with samples and a finished check.

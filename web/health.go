@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -217,8 +218,8 @@ func troubles(o observation) []Trouble {
 	var ts []Trouble
 	if o.readOnly != nil {
 		ts = append(ts, Trouble{
-			Kind: "read_only", What: "every write is refused: " + o.readOnly.Error(),
-			Action: "remove the cause, then restart the server",
+			Kind: "read_only", What: "every write is refused: " + strings.TrimPrefix(o.readOnly.Error(), store.ErrReadOnly.Error()+": "),
+			Action: "look at the disk and at the server's log, remove the cause, then restart the server",
 		})
 	}
 	for i := range o.locks {
@@ -254,7 +255,7 @@ func lockTrouble(l *Lock) Trouble {
 	t := Trouble{Kind: l.State, Lock: l.Name, Path: l.Path}
 	if l.State == lockStuck {
 		t.What = name + " has been held too long by one request"
-		t.Action = "find the holder in the log; only a restart ends a holder that never returns"
+		t.Action = "wait a moment, it may still return. If it does not, restart the server: nothing else ends it. The server's log names the file that has its stack"
 		if l.Stuck != nil {
 			t.Since = &l.Stuck.Since
 			t.What += fmt.Sprintf(", since %s", clock(l.Stuck.Since))

@@ -24,7 +24,7 @@ var assetFiles embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"ago": ago, "clock": clock, "iso": iso, "since": lasted, "esc": url.PathEscape,
-	"tone": toneOf, "word": wordOf, "eventTone": eventTone, "eventTarget": eventTarget, "eventWord": eventWord, "eventHow": eventHow,
+	"tone": toneOf, "word": wordOf, "eventTone": eventTone, "eventTarget": eventTarget, "eventWord": eventWord, "eventHow": eventHow, "cause": causeWord,
 	"took":   func(d time.Duration) string { return seconds(d.Seconds()) },
 	"plural": func(n int, noun string) string { return plural(int64(n), noun) },
 	"deref":  func(t *time.Time) time.Time { return *t },
@@ -116,6 +116,7 @@ type errorPage struct {
 
 func (a *Server) pageError(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(err)
+	a.noteFailure(r, p.Status, err)
 	errorHeaders(w, r, p, err)
 	if p.Status == http.StatusPreconditionFailed {
 		p.Status = http.StatusConflict // a form has no If-Match that could fail
@@ -124,7 +125,6 @@ func (a *Server) pageError(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case p.Status == http.StatusInternalServerError:
 		page.Heading = "Something went wrong"
-		a.log.Error("admin page failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	case r.Method == http.MethodPost:
 		page.Heading = "Nothing was done"
 	}

@@ -37,6 +37,9 @@ func (a *Server) pageLock(w http.ResponseWriter, r *http.Request) error {
 	if l.State != lockHealthy {
 		p.What = sentence(lockTrouble(&l).What)
 	}
+	if l.State == lockStuck {
+		p.What += " " + sentence(lockTrouble(&l).Action)
+	}
 	return a.render(w, http.StatusOK, "lock", p)
 }
 

@@ -29,7 +29,7 @@ type healthPage struct {
 	Health     Health
 	Headline   string
 	Advice     string
-	Since      *time.Time // of the oldest trouble; nil: there is none, or it is unknown
+	Since      *time.Time // of the oldest trouble that makes the state; nil: there is none, or it is unknown
 	Activities []activityView
 
 	Worst        *troubleView // nil: all is well
@@ -72,7 +72,9 @@ type troubleView struct {
 	Trouble
 	Title, Tone, Icon, Word string
 	Text                    string // What, for people who have the title before their eyes
+	Effect                  string // what does not work, if Text does not say it
 	Cost                    string // what the trouble has cost so far
+	Remedy                  string // what to do, if there is no button for it
 	CanReset                bool
 	Gen                     uint64
 }
@@ -155,12 +157,13 @@ func (p *healthPage) headline(h Health) {
 	if len(h.Troubles) == 0 {
 		return
 	}
+	worst := h.Troubles[0]
 	for _, t := range h.Troubles {
-		if t.Since != nil && (p.Since == nil || t.Since.Before(*p.Since)) {
+		sameState := severity[rank(t.Kind)].status == severity[rank(worst.Kind)].status
+		if sameState && t.Since != nil && (p.Since == nil || t.Since.Before(*p.Since)) {
 			p.Since = t.Since
 		}
 	}
-	worst := h.Troubles[0]
 	where := cmp.Or(worst.Path, guards(worst.Lock))
 	p.Advice = sentence(worst.Action)
 	rest := func(words string) string { return words }
@@ -175,8 +178,9 @@ func (p *healthPage) headline(h Health) {
 	case h.Status == Unknown:
 		p.Headline = "The health cannot be told. That does not mean that all is well."
 	case h.Status == Rebuilding:
-		p.Headline = "A reset is at work. " + rest("Everything else is served.")
-		p.Advice = "Wait for it to end: the page shows how."
+		reset := h.Progress[0] // the oldest
+		p.Headline = sentence(cmp.Or(reset.Path, "the lock "+reset.Lock)+" is being rebuilt") + " " + rest("Everything else is served.")
+		p.Since, p.Advice = &reset.Since, "Wait for it to end: this page will say so by itself."
 	case worst.Kind == "damaged":
 		p.Headline = where + " is damaged. " + rest("Everything else is served.")
 	case worst.Kind == "second_copy":
@@ -184,7 +188,7 @@ func (p *healthPage) headline(h Health) {
 	default:
 		p.Headline = "Changes to " + where + " are refused. " + rest("Reading works, and so does everything else.")
 		if family, _, _ := strings.Cut(worst.Lock, ":"); family != "inode" {
-			p.Headline = sentence(where+" does not work") + " " + rest("Everything else does.")
+			p.Headline = p.Worst.Effect + " " + rest("Everything else does.")
 		}
 		p.Advice = "Reset the lock. It is rebuilt from the disk and checked; nothing that was acknowledged is lost."
 	}
@@ -206,7 +210,7 @@ func (p *healthPage) troubles(h Health, o observation) {
 	p.TroubleCount = "(" + plural(int64(len(h.Troubles)), "problem") + ")"
 	p.MoreTroubles = max(len(h.Troubles)-shownTroubles, 0)
 	for _, t := range h.Troubles[:min(len(h.Troubles), shownTroubles)] {
-		v := troubleView{Trouble: t, Title: cmp.Or(t.Path, t.Lock, troubleTitles[t.Kind]), Tone: "warn", Icon: "warn", Word: strings.ReplaceAll(t.Kind, "_", "-"), Text: sentence(t.What)}
+		v := troubleView{Trouble: t, Title: cmp.Or(t.Path, t.Lock, troubleTitles[t.Kind]), Tone: "warn", Icon: "warn", Word: strings.ReplaceAll(t.Kind, "_", "-"), Text: sentence(t.What), Remedy: sentence(t.Action)}
 		switch t.Kind {
 		case "stuck", "read_only":
 			v.Tone, v.Icon = "bad", "bad"
@@ -219,8 +223,12 @@ func (p *healthPage) troubles(h Health, o observation) {
 			}
 		}
 		if l := byName[t.Lock]; l != nil && t.Kind == lockPoisoned {
-			v.CanReset, v.Gen = true, l.Gen
-			v.Text = fmt.Sprintf("A %s in %s interrupted a change, so the lock %s is poisoned.", l.Cause, l.Op, l.Name)
+			v.CanReset, v.Gen, v.Remedy = true, l.Gen, ""
+			v.Effect = "Changes are refused, reading works."
+			if family, _, _ := strings.Cut(l.Name, ":"); family != "inode" {
+				v.Effect = sentence(guards(l.Name) + " does not work")
+			}
+			v.Text = sentence(fmt.Sprintf("%s in %s interrupted a change, so the lock %s is poisoned", causeWord(l.Cause), l.Op, l.Name))
 			v.Cost = fmt.Sprintf("So far %s refused, %s recovered.",
 				plural(int64(l.WritesRejected), "write"), plural(int64(l.RecoveredReads), "read"))
 		}

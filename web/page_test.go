@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,8 @@ import (
 // Without a browser: every state has its word, its headline and its action.
 func TestEveryStateIsRendered(t *testing.T) {
 	headlines := map[string]string{
-		"online": "All is well", "degraded": "Changes to /photos/2024 are refused", "rebuilding": "A reset is at work",
-		"damaged": "is damaged", "second-copy": "is not up to date. Everything is served", "read-only": "Nothing can be changed", "stuck": "A request holds /music/live", "unknown": "cannot be told",
+		"online": "All is well", "degraded": "Changes to /photos/2024 are refused", "rebuilding": "/photos/2024 is being rebuilt",
+		"damaged": "is damaged", "second-copy": "is not up to date. Everything is served", "read-only": "Nothing can be changed", "stuck": "A request holds /music/live", "unknown": "cannot be told", "several": "does not let go. Whoever needs it waits. There are 4 more problems.",
 	}
 	for _, s := range states {
 		t.Run(s.name, func(t *testing.T) {
@@ -37,6 +38,18 @@ func TestEveryStateIsRendered(t *testing.T) {
 				t.Error("problem and action are there exactly when something is wrong")
 			}
 		})
+	}
+}
+
+// How long the state has been this one, whatever else is older.
+func TestStateHasItsOwnTime(t *testing.T) {
+	for name, want := range map[string]string{
+		"degraded": "</strong> for 3 minutes, since", "rebuilding": "</strong> for 4 seconds, since", "stuck": "</strong> for 41 seconds, since", "several": "Stuck</strong></dd>",
+	} {
+		i := slices.IndexFunc(states, func(s state) bool { return s.name == name })
+		if page := serve(newState(t, states[i]), "GET", "/", "").Body.String(); !strings.Contains(page, want) {
+			t.Errorf("%s: no %q", name, want)
+		}
 	}
 }
 

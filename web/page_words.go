@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"engramfs/store"
+	"engramfs/store/poison"
 )
 
 // toneOf maps a state to its colour and icon; the word is always shown with it.
@@ -45,10 +46,10 @@ func eventTone(e Event) string {
 	switch {
 	case e.Kind == kindReset && (e.Report == nil || len(e.Report.Problems) == 0):
 		return "ok"
-	case e.Kind == kindSalvaged:
-		return "warn"
+	case e.Kind == kindReset:
+		return "bad"
 	}
-	return "bad"
+	return "warn"
 }
 
 // eventTarget says what an event has happened to, and eventWord what.
@@ -70,7 +71,7 @@ func eventWord(e Event) string {
 func eventHow(e Event) string {
 	switch e.Kind {
 	case kindPoisoned:
-		return "by a " + e.Cause + " in " + e.Op
+		return "by " + causeWord(e.Cause) + " in " + e.Op
 	case kindDamaged:
 		return damageWords[store.DamageKind(e.Cause)] + ", found by a " + e.Op
 	case kindSalvaged:
@@ -80,6 +81,16 @@ func eventHow(e Event) string {
 		return "by the server itself"
 	}
 	return ""
+}
+
+// causeWord says what interrupted a change.
+func causeWord(cause string) string {
+	return cmp.Or(map[string]string{
+		poison.Panic.String():     "a panic",
+		poison.Goexit.String():    "the exit of a goroutine",
+		poison.Invariant.String(): "a failed check",
+		poison.Manual.String():    "an intervention",
+	}[cause], "an unknown cause")
 }
 
 // damageWords say what is damaged of a file.
@@ -109,6 +120,9 @@ func lasted(now, t time.Time) string {
 		if d >= u.unit {
 			return plural(int64(d/u.unit), u.name)
 		}
+	}
+	if d < time.Second {
+		return "less than a second"
 	}
 	return plural(int64(d/time.Second), "second")
 }

@@ -10,6 +10,7 @@ import (
 type plot struct {
 	Title   string
 	Now     string // the newest value in words
+	Second  string // that of the second line; "": there is none, or it is unknown
 	From    string // where the picture begins
 	Summary string
 	Lines   []plotLine
@@ -37,7 +38,7 @@ type plotSpec struct {
 
 var plotSpecs = []plotSpec{
 	{"Requests", func(s *Sample) *float64 { return s.Requests }, func(s *Sample) *float64 { return s.Failed }, perSecond, "", "failed "},
-	{"Latency", func(s *Sample) *float64 { return s.LatencyP50 }, func(s *Sample) *float64 { return s.LatencyP99 }, seconds, "median ", "99 % "},
+	{"Latency", func(s *Sample) *float64 { return s.LatencyP50 }, func(s *Sample) *float64 { return s.LatencyP99 }, seconds, "median ", "p99 "},
 	{"Sent", func(s *Sample) *float64 { return s.BytesOut }, nil, sizePerSecond, "", ""},
 	{"Received", func(s *Sample) *float64 { return s.BytesIn }, nil, sizePerSecond, "", ""},
 	{"Changes", func(s *Sample) *float64 { return s.Changes }, nil, perSecond, "", ""},
@@ -77,7 +78,7 @@ func draw(spec plotSpec, list []Sample) (plot, bool) {
 	if v := spec.first(newest); v != nil {
 		p.Now = spec.nameOne + spec.write(*v)
 		if spec.second != nil && spec.second(newest) != nil {
-			p.Now += ", " + spec.nameTwo + spec.write(*spec.second(newest))
+			p.Second = spec.nameTwo + spec.write(*spec.second(newest))
 		}
 	}
 	p.Lines = lines("first", spec.first, list, top)

@@ -34,7 +34,7 @@ func TestProbesInEveryState(t *testing.T) {
 					t.Errorf("GET /readyz = %d %q, want 503 because of the stuck lock", code, body)
 				}
 			}
-			ready := map[string]int{"read-only": 503, "stuck": 503, "unknown": 503}[s.name]
+			ready := map[Status]int{ReadOnly: 503, Stuck: 503, Unknown: 503}[s.want]
 			if ready == 0 {
 				ready = 200
 			}

@@ -81,7 +81,7 @@ function contact(there) {
   }
   root.dataset.contact = "lost";
   const now = new Date().toISOString().slice(0, 19).replace("T", " ");
-  lost.textContent = "Unknown: no contact with the server since " + now + " UTC. What is shown below is older.";
+  lost.textContent = "Unknown: no contact with the server since " + now + " UTC. See whether it runs; this page keeps trying. What is shown below is older.";
   document.getElementById("icon").href = "/assets/icon-unknown.svg";
   document.title = "UNKNOWN - EngramFS";
 }
