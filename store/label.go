@@ -58,6 +58,12 @@ func labelOf(a *Attr, path string, sum uint32) label {
 	return label{ino: a.Ino, mode: a.Mode, uid: a.UID, gid: a.GID, size: a.Size, mtime: a.Mtime, sum: sum, path: path}
 }
 
+// proves reports whether content of that size, whose blocks have these checksums, is
+// what the label was put on.
+func (l *label) proves(size int64, sums []byte) bool {
+	return l.size == size && l.sum == crc32.Checksum(sums, castagnoli)
+}
+
 // setLabel puts l on a blob if its backend can keep it. Nothing depends on it while
 // the metadata is there, so a failure is no reason to refuse the content.
 func (s *Store) setLabel(f blob.File, id blob.ID, l label) {
@@ -101,7 +107,8 @@ func (u *Upload) label(ctx context.Context, o *CommitOptions) {
 // labelFits reports whether the label is that of v, which the content becomes that of.
 func (u *Upload) labelFits(v *inode) bool {
 	l := &u.labeled
-	return l.mode == v.Mode && l.uid == v.UID && l.gid == v.GID && l.mtime == v.Mtime && u.moves == u.s.dirMoves.Load()
+	return (l.ino == 0 || l.ino == v.Ino) && l.mode == v.Mode && l.uid == v.UID && l.gid == v.GID && l.mtime == v.Mtime &&
+		u.parent == v.parent && u.name == v.name && u.moves == u.s.dirMoves.Load()
 }
 
 // joinPath returns the path of name in the directory dir.

@@ -91,9 +91,8 @@ func (k *labeler) renew(ctx context.Context, gently bool) (left bool, err error)
 		if err != nil || len(keys) == 0 {
 			return left, err
 		}
-		r := labelRound{s: k.s, gently: gently, begun: time.Now()}
-		done, err := r.run(ctx, keys)
-		if err = errors.Join(err, r.sync(), ctx.Err()); err != nil {
+		done, err := k.renewSome(ctx, keys, gently)
+		if err != nil {
 			return true, err
 		}
 		if err := k.forget(done); err != nil {
@@ -102,6 +101,15 @@ func (k *labeler) renew(ctx context.Context, gently bool) (left bool, err error)
 		left = left || len(done) < len(keys)
 		from = append(keys[len(keys)-1], 0)
 	}
+}
+
+// renewSome renews the labels that keys ask for, durably, and returns the keys that are
+// done with.
+func (k *labeler) renewSome(ctx context.Context, keys [][]byte, gently bool) (done [][]byte, err error) {
+	r := labelRound{s: k.s, gently: gently, begun: time.Now()}
+	defer r.close() // what a panic leaves open
+	done, err = r.run(ctx, keys)
+	return done, errors.Join(err, r.sync(), ctx.Err())
 }
 
 // forget removes records. A change since they were read has left a record of its own.
@@ -137,7 +145,9 @@ func (r *labelRound) run(ctx context.Context, keys [][]byte) (done [][]byte, err
 		ok, known := results[ino]
 		if !known {
 			if ok, err = r.renew(ctx, ino); err != nil { // it keeps its note, and the others get theirs
-				r.s.log.Warn("label of content not renewed", "ino", ino, "err", err)
+				if ctx.Err() == nil {
+					r.s.log.Warn("label of content not renewed", "ino", ino, "err", err)
+				}
 				ok = false
 			}
 			if err := r.pause(ctx); err != nil {
@@ -186,6 +196,9 @@ func (r *labelRound) tree(ctx context.Context, dir Ino) error {
 				return n < labelChunk
 			})
 			if err != nil {
+				return err
+			}
+			if err := r.pause(ctx); err != nil { // there may be no file in all of the tree
 				return err
 			}
 			if n == 0 {
@@ -241,11 +254,17 @@ func (r *labelRound) file(ctx context.Context, v *inode, below bool) (bool, erro
 	case err != nil:
 		return false, err
 	}
-	set, err := r.set(v, path, f, below)
-	if err != nil || !set {
-		return true, errors.Join(err, f.Close())
+	added := false
+	defer func() {
+		if !added {
+			f.Close() // it has no new label
+		}
+	}()
+	if set, err := r.set(v, path, f, below); err != nil || !set {
+		return true, err
 	}
 	noted := r.noteTimes(ctx, v, f)
+	added = true
 	return noted, r.add(f)
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,6 +204,108 @@ func TestLabelsOfCopiedTree(t *testing.T) {
 	}
 	wantLabel(t, s, dir, "/copy/f")
 	wantLabel(t, s, dir, "/d/f")
+}
+
+// TestLabelOfPutOverExistingFile replaces a file that is open, so that another inode gets
+// its name, and one by a name that is not its home.
+func TestLabelOfPutOverExistingFile(t *testing.T) {
+	s, dir := localDirStore(t, store.Options{})
+	old := put(t, s, "/f", pattern(100_000, 1))
+	open(t, s, "/f", false)
+	fresh := put(t, s, "/f", pattern(100_000, 2))
+	if fresh.Ino == old.Ino {
+		t.Fatal("the open file was replaced")
+	}
+	wantLabel(t, s, dir, "/f")
+	if got, want := labelText(t, dir, s.BlobOf(fresh.Ino)), fmt.Sprintf(" ino=%d ", fresh.Ino); !strings.Contains(got, want) {
+		t.Errorf("label %q, want%s", got, want)
+	}
+	home := put(t, s, "/home", pattern(100_000, 3))
+	if _, err := s.Link(ctx, home.Ino, store.RootIno, "second"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "/second", pattern(100_000, 4))
+	wantLabel(t, s, dir, "/home")
+}
+
+// TestLabelerEndsInEmptyDirectories: a store does not wait with its end for a tree in which
+// there is nothing to be labelled.
+func TestLabelerEndsInEmptyDirectories(t *testing.T) {
+	s := storetest.New(t)
+	for i := range 10 {
+		if _, err := s.EnsureDirectory(ctx, fmt.Sprintf("/d/%d/empty", i), store.NewNode{Mode: 0o755}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, end := context.WithCancel(ctx)
+	end()
+	if err := s.Relabel(ended, lookup(s, "/d").Ino); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end: %v, want %v", err, context.Canceled)
+	}
+	if err := s.Relabel(ctx, lookup(s, "/d").Ino); err != nil {
+		t.Error(err)
+	}
+}
+
+// labelBlobs counts the blobs that are open, and panics when the last of left labels is set.
+type labelBlobs struct {
+	blob.Backend
+	open, left atomic.Int64
+}
+
+type labelFile struct {
+	blob.File
+	blob.Labeler
+	k *labelBlobs
+}
+
+func (k *labelBlobs) Open(id blob.ID, write bool) (blob.File, error) {
+	f, err := k.Backend.Open(id, write)
+	if err != nil {
+		return nil, err
+	}
+	k.open.Add(1)
+	return labelFile{f, f.(blob.Labeler), k}, nil
+}
+
+func (f labelFile) SetLabel(label []byte) error {
+	if f.k.left.Add(-1) == 0 {
+		panic("injected")
+	}
+	return f.Labeler.SetLabel(label)
+}
+
+func (f labelFile) Close() error {
+	f.k.open.Add(-1)
+	return f.File.Close()
+}
+
+// TestLabelerPanicLeavesNothingOpen panics in the middle of a round, and has the next one
+// do what is left.
+func TestLabelerPanicLeavesNothingOpen(t *testing.T) {
+	dir, mem := t.TempDir(), vfs.NewMem()
+	disk, err := local.Open(dir, local.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	openMeta(t, mem).Close()
+	blobs := &labelBlobs{Backend: disk}
+	s := openOn(t, mem, blobs)
+	defer s.Close()
+	mkdir(t, s, "/d")
+	for i := range 5 {
+		put(t, s, fmt.Sprintf("/d/%d", i), pattern(20_000, byte(i)))
+	}
+	quiesce(t, s)
+	renameTo(t, s, "/d", "/e", store.RenameOptions{})
+	blobs.left.Store(3)
+	quiesce(t, s)
+	if left, open := blobs.left.Load(), blobs.open.Load(); left != 0 || open != 0 {
+		t.Errorf("%d labels before the panic, %d blobs open after it", left, open)
+	}
+	for i := range 5 {
+		wantLabel(t, s, dir, fmt.Sprintf("/e/%d", i))
+	}
 }
 
 // TestScrubMendsLabels takes labels away, and removes the file whose label shared

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 
 	"engramfs/store/blob"
@@ -50,8 +49,9 @@ func (r *repair) flagXattrs(tx meta.Txn, f Finding) error {
 }
 
 // settleSize deals with content that is shorter or longer than it should be. If it is
-// proven as it is, it is the inode that is wrong. Content that was cut is damaged; what was
-// added is kept, as if it had been written in place.
+// proven as it is, it is the inode that is wrong. The label proves nothing: it is renewed
+// some time after the seal, and may be that of what the file had before. Content that was
+// cut is damaged; what was added is kept, as if it had been written in place.
 func (r *repair) settleSize(tx meta.Txn, f Finding) error {
 	v, err := readInode(tx, f.Ino)
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *repair) settleSize(tx meta.Txn, f Finding) error {
 	if v.Size, err = r.blobSize(v.content.blob); err != nil {
 		return err
 	}
-	proof, err := r.reseal(tx, &v)
+	proof, err := r.reseal(tx, &v, false)
 	switch {
 	case err != nil:
 		return err
@@ -92,7 +92,7 @@ func (r *repair) resealOr(tx meta.Txn, f Finding) error {
 	if err != nil {
 		return err
 	}
-	proof, err := r.reseal(tx, &v)
+	proof, err := r.reseal(tx, &v, true)
 	switch {
 	case err != nil:
 		return err
@@ -105,8 +105,10 @@ func (r *repair) resealOr(tx meta.Txn, f Finding) error {
 }
 
 // reseal seals v, whose record is the caller's to write, if its content is proven to be
-// what it was when it was sealed last. It returns what proves it, or "".
-func (r *repair) reseal(tx meta.Txn, v *inode) (proof string, err error) {
+// what it was when it was sealed last. It returns what proves it, "digest", "checksums" or
+// "label", or "". byLabel: the label counts. It is asked last, because it may be newer than
+// the records; these are made to fit then.
+func (r *repair) reseal(tx meta.Txn, v *inode, byLabel bool) (proof string, err error) {
 	file, err := r.blobs.Open(v.content.blob, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -120,26 +122,51 @@ func (r *repair) reseal(tx meta.Txn, v *inode) (proof string, err error) {
 	if err != nil {
 		return "", r.ctx.Err() // what cannot be read is not proven
 	}
-	if proof, err = proofOf(tx, v, file, sums, digest.Sum(nil)); proof == "" || err != nil {
+	sha := digest.Sum(nil)
+	if proof, err = proofOf(tx, v, sums, sha); err != nil {
 		return "", err
+	}
+	if proof == "" && byLabel {
+		if l, err := labelOn(file); err == nil && l.proves(v.Size, sums) {
+			proof = "label"
+			tx.Put(sumsKey(v.content.blob, groupDigests), appendDigests(nil, &Digests{SHA256: sha}))
+		}
+	}
+	if proof == "" {
+		return "", nil
 	}
 	v.content.sealed, v.content.fresh = true, false
 	tx.Delete(inoKey(keyUnsealed, v.Ino))
 	replaceSums(tx, v.content.blob, sums)
-	return proof, nil
+	return proof, retime(tx, v.content.blob, file)
 }
 
-// proofOf returns what says that content with these sums and this digest is what it was.
-func proofOf(r meta.Reader, v *inode, file blob.File, sums, digest []byte) (string, error) {
+// retime makes the times at which a blob was sealed, if there are any, those that it has
+// now. With older ones, damage to come would pass for a write.
+func retime(tx meta.Txn, id blob.ID, file blob.File) error {
+	t, known := readSealTimes(tx, id)
+	f, ok := file.(blob.Stater)
+	if !known || !ok {
+		return nil
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	t.mtime, t.ctime = st.Mtime, st.Ctime
+	tx.Put(sumsKey(id, groupTimes), t.append(nil))
+	return nil
+}
+
+// proofOf returns which records say that content with these sums and this digest is what
+// it was.
+func proofOf(r meta.Reader, v *inode, sums, digest []byte) (string, error) {
 	record, err := readGroup(r, v.content.blob, groupDigests)
 	if err != nil {
 		return "", err
 	}
 	if d, err := decodeDigests(record); err == nil && bytes.Equal(d[SHA256], digest) {
 		return "digest", nil
-	}
-	if l, err := labelOn(file); err == nil && l.size == v.Size && l.sum == crc32.Checksum(sums, castagnoli) {
-		return "label", nil
 	}
 	if same, err := isSummed(r, v.content.blob, sums); !same || err != nil || v.Size == 0 {
 		return "", err

@@ -18,6 +18,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"engramfs/store"
+	"engramfs/store/blob"
+	"engramfs/store/blob/local"
 	"engramfs/store/meta"
 	"engramfs/store/meta/pebble"
 	"engramfs/store/storetest"
@@ -308,6 +310,47 @@ func TestRepairListsMissingContent(t *testing.T) {
 	}
 	if !bytes.Equal(get(t, m.s, "/d/i"), []byte("inline")) {
 		t.Error("/d/i is not what it was")
+	}
+}
+
+// TestOldLabelProvesNoSize cuts content to what it was before something was appended, of
+// which its label, not yet renewed, is still that: the file has not become shorter.
+func TestOldLabelProvesNoSize(t *testing.T) {
+	dir, mem := t.TempDir(), vfs.NewMem()
+	s := openLocal(t, dir, mem, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	wantLabel(t, s, dir, "/f")
+	id := blob.ID(s.BlobOf(lookup(s, "/f").Ino))
+	before := labelText(t, dir, id)
+	h := open(t, s, "/f", true)
+	write(t, h, pattern(50_000, 2), 100_000)
+	if err := errors.Join(h.Close(), s.Quiesce(ctx), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := local.Open(dir, local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blobs.Close()
+	f, err := blobs.Open(id, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(100_000), f.(blob.Labeler).SetLabel([]byte(before)), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db := openMeta(t, mem)
+	r, err := store.Repair(ctx, db, blobs, store.RepairOptions{})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Done) != 1 || !strings.Contains(r.Done[0].Action, "damage") {
+		t.Errorf("done: %v", r.Done)
+	}
+	s = openOn(t, mem, blobs)
+	defer s.Close()
+	if d := s.Damaged(); len(d) != 1 || d[0].Offset != 100_000 || d[0].Length != 50_000 || lookup(s, "/f").Size != 150_000 {
+		t.Errorf("%+v, damaged: %+v", lookup(s, "/f"), d)
 	}
 }
 

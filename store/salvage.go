@@ -53,9 +53,11 @@ const SalvageEvent = "salvaged"
 // Salvage makes a store of records that were restored from a copy, which may be
 // older than the content and may have gaps, and of content that carries a label. Nothing
 // that can be read is thrown away: an inode without a name, and content without a file,
-// go to /lost+found. The records are mended as by Repair. Counters are counted anew; inode
-// numbers and versions begin beyond all that can have been given. It is durable when
-// Salvage returns; Open then opens it. The error is one of the engine or the backend.
+// go to /lost+found. What was written since the records were copied stays, and is in
+// Unproven unless a label proves it. The records are mended as by Repair. Counters are
+// counted anew; inode numbers and versions begin beyond all that can have been given. It
+// is durable when Salvage returns; Open then opens it. The error is one of the engine or
+// the backend.
 func Salvage(ctx context.Context, o SalvageOptions) (*SalvageReport, error) {
 	if o.Now == nil {
 		o.Now = time.Now

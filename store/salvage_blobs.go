@@ -4,10 +4,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"engramfs/store/blob"
 	"engramfs/store/meta"
@@ -30,56 +30,61 @@ func (s *salvager) listBlobs() error {
 	})
 }
 
-// writtenSince makes every file whose content was written since the records were copied
-// one that is to be sealed again: its checksums are of what was there before.
+// writtenSince brings the records of every file up to date whose content was written since
+// they were copied. The time of a write may be a tick behind the clock.
 func (s *salvager) writtenSince() error {
 	var newer []Ino
+	since := s.o.Instant.Add(-clockTick)
 	if err := eachContent(s.o.Meta, func(v *inode) {
 		b := s.blobs[v.content.blob]
-		if b != nil && v.content.sealed && b.info.ModTime.After(s.o.Instant) {
+		if b != nil && b.info.ModTime.After(since) {
 			newer = append(newer, v.Ino)
 		}
 	}); err != nil {
 		return err
 	}
 	for _, ino := range newer {
-		if err := s.o.Meta.Update(func(tx meta.Txn) error { return s.unsealChanged(tx, ino) }); err != nil {
+		if err := s.o.Meta.Update(func(tx meta.Txn) error { return s.catchUp(tx, ino) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// unsealChanged unseals a file unless its content is what its checksums are of: then
-// only its time is another one, as after a copy of the folder.
-func (s *salvager) unsealChanged(tx meta.Txn, ino Ino) error {
-	v, err := readInode(tx, ino)
+// catchUp makes the record of a file that of the content that it has now. If that is proven
+// it is sealed, else it is to be sealed with the next start. If it is what its checksums are
+// of nothing changes: only its time is another one, as after a copy of the folder.
+func (s *salvager) catchUp(tx meta.Txn, ino Ino) error {
+	old, err := readInode(tx, ino)
 	if err != nil {
 		return err
 	}
-	same, err := s.unchanged(tx, &v)
-	if same || err != nil {
+	v, b := old, s.blobs[old.content.blob]
+	v.Size = b.info.Size
+	// Of files that shared the content one at most has what was written since: a label
+	// does not prove it for the others.
+	proof, err := s.repair.reseal(tx, &v, b.refs == 1)
+	if err != nil || proof != "" && proof != "label" && v.content == old.content && v.Size == old.Size {
 		return err
 	}
-	v.content.sealed = false
-	tx.Put(inoKey(keyUnsealed, ino), []byte{writtenNative})
+	s.repair.step = RepairStep{Path: pathIn(tx, ino)}
+	if old.content.fresh {
+		base := inoKey(keyInline, ino)
+		inline, err := tx.Get(base)
+		if proof == "" && int64(len(inline)) > v.Size {
+			return nil // a power cut may have taken the rest: the next start puts it back
+		}
+		if err = errors.Join(ignore(err, meta.ErrNotFound), s.repair.takeOut(tx, base)); err != nil {
+			return err
+		}
+		v.content.fresh = false
+	}
+	written := b.info.ModTime.UnixNano()
+	v.Mtime, v.Ctime = max(v.Mtime, written), max(v.Ctime, written)
+	if proof == "" {
+		return s.repair.unseal(tx, &v)
+	}
 	return s.repair.save(tx, &v)
-}
-
-func (s *salvager) unchanged(r meta.Reader, v *inode) (bool, error) {
-	f, err := s.o.Blobs.Open(v.content.blob, false)
-	if err != nil {
-		return false, fmt.Errorf("content %s: %w", v.content.blob, err)
-	}
-	defer f.Close() // it was only read
-	if size, err := f.Size(); err != nil || size != v.Size {
-		return false, err
-	}
-	sums, err := sumBlob(s.ctx, f, v.Size, nil)
-	if err != nil {
-		return false, s.ctx.Err() // it cannot be read: the sealer says so
-	}
-	return isSummed(r, v.content.blob, sums)
 }
 
 // strayBlobs gives content that no file refers to back to its file.
@@ -145,7 +150,7 @@ func (s *salvager) readStray(info blob.Info) (*stray, error) {
 		return st, s.ctx.Err()
 	}
 	st.sums, st.digests[SHA256] = sums, digest.Sum(nil)
-	if st.why == "" && (st.label.size != info.Size || st.label.sum != crc32.Checksum(st.sums, castagnoli)) {
+	if st.why == "" && !st.label.proves(info.Size, st.sums) {
 		st.why = "its bytes are not those of its label"
 	}
 	return st, nil
@@ -278,6 +283,19 @@ func (s *salvager) insert(v inode, parent Ino, name string, fill func(tx meta.Tx
 	return &v, err
 }
 
+// cutName returns the beginning of a name, at most n bytes and no part of a character.
+func cutName(name string, n int) string {
+	if len(name) <= n {
+		return name
+	}
+	for at := n; at > n-utf8.UTFMax; at-- {
+		if utf8.RuneStart(name[at]) {
+			return name[:at]
+		}
+	}
+	return name[:n] // it is no UTF-8
+}
+
 // placeLost puts st into /lost+found.
 func (s *salvager) placeLost(st *stray) error {
 	if s.lost == 0 {
@@ -294,7 +312,7 @@ func (s *salvager) placeLost(st *stray) error {
 	}
 	name := "content-" + st.info.ID.String()
 	if i := strings.LastIndexByte(st.label.path, '/'); i >= 0 && CheckName(st.label.path[i+1:]) == nil {
-		name = fmt.Sprintf("%.180s.%s", st.label.path[i+1:], st.info.ID)
+		name = cutName(st.label.path[i+1:], 180) + "." + st.info.ID.String()
 	}
 	if st.label.mode&ModeType != ModeRegular {
 		st.label.mode = ModeRegular | 0o600
