@@ -20,7 +20,7 @@ import (
 //	S blob group       checksums of a group of blocks; of group ffffffff the blob's times when it was sealed, of fffffffe its digests
 //	G blob seq         a reference to the blob was dropped; the collector looks whether it was the last
 //	U name             counter of the whole store
-//	M name             the store's own facts: format, generation, next ino, number of the run
+//	M name             the store's own facts: format, generation, next ino, number and ID of the run
 //	L token            WebDAV lock
 //	E seq              an event of a lock's history, or the damage of a file
 //	B ino              what of a file is damaged
@@ -50,6 +50,7 @@ var (
 	factNextIno = []byte("Mnext-ino")
 	factPoison  = []byte("Mpoison-generation")
 	factRun     = []byte("Mrun")
+	factRunID   = []byte("Mrun-id")
 	factBoot    = []byte("Mboot")
 	factScrub   = []byte("Mscrub")
 

@@ -183,7 +183,7 @@ func (r *repair) begin() error {
 	}
 	r.version = run*versionGap + 1
 	return r.engine.Update(func(tx meta.Txn) error {
-		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, run+1))
+		putRun(tx, run+1)
 		return nil
 	})
 }

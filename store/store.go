@@ -330,7 +330,7 @@ func (s *Store) Close() error {
 	s.background.Wait()
 	s.registry.Close()
 	s.open.close()
-	return errors.Join(err, s.engine.Close(), s.blobs.Close())
+	return errors.Join(err, s.endRun(), s.engine.Close(), s.blobs.Close())
 }
 
 // Sync returns nil once every change that was visible before the call is

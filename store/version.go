@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -39,12 +40,36 @@ func (s *Store) beginRun(boot string) error {
 	}
 	s.sameBoot = boot != "" && string(last) == boot
 	if err := s.engine.Update(func(tx meta.Txn) error {
-		tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n+1))
+		putRun(tx, n+1)
 		return nil
 	}); err != nil {
 		return s.engineError(err)
 	}
 	return s.engineError(s.engine.Sync())
+}
+
+// putRun makes n the number of runs there were, and gives this one an ID.
+func putRun(tx meta.Txn, n uint64) {
+	tx.Put(factRun, binary.BigEndian.AppendUint64(nil, n))
+	tx.Put(factRunID, newRunID())
+}
+
+func newRunID() []byte {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	return id
+}
+
+// endRun changes the value under RunKey once more: the engine as it was during the run, as a
+// snapshot of its disk has it, is not the one that was closed.
+func (s *Store) endRun() error {
+	if s.engine.Failed() != nil {
+		return nil // nothing can be changed
+	}
+	return s.engineError(s.engine.Update(func(tx meta.Txn) error {
+		tx.Put(factRunID, newRunID())
+		return nil
+	}))
 }
 
 // noteBoot notes durably that content is up to date with what this boot of the machine
@@ -66,5 +91,10 @@ func (s *Store) noteBoot(boot string) error {
 // nextVersion returns the version that follows v; that of a new inode follows 0.
 func (s *Store) nextVersion(v uint64) uint64 { return max(v+1, s.firstVersion) }
 
-// RunKey returns the key of the engine whose value is another one after every Open.
-func RunKey() []byte { return append([]byte{}, factRun...) }
+// RunKey returns the key of the engine whose value no other engine has, and this one only
+// from an Open, or Repair, until the next one, or Close.
+func RunKey() []byte { return append([]byte{}, factRunID...) }
+
+// Runs returns a number that grows with every Open and Repair of the store that is in r;
+// 0: not known.
+func Runs(r meta.Reader) uint64 { return numberOf(r, factRun) }

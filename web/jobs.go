@@ -23,9 +23,10 @@ type JobSpec struct {
 	Run func(ctx context.Context, progress func(done, total int64)) (problems []string, err error)
 	// State tells of runs of work that also runs without being started here: what
 	// runs, what ended last, and what begins by itself; nil: none. Stop stops such
-	// a run, and reports whether there was one. nil: all runs are started here.
+	// a run, and reports whether there was one; the error is that it may not have done
+	// so yet. nil: all runs are started here. Neither waits for a lock of the store.
 	State func() (running, last *Run, next *Next)
-	Stop  func() bool
+	Stop  func() (bool, error)
 }
 
 // Next is a run that begins by itself.
@@ -118,10 +119,11 @@ func (j *jobs) start(name, by string) error {
 	if err != nil {
 		return err
 	}
+	elsewhere := spec.elsewhere() // takes its time, so without mu
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	st := j.state[name]
-	if st.run != nil || spec.elsewhere() {
+	if st.run != nil || elsewhere {
 		return errJobRunning
 	}
 	if j.ctx.Err() != nil {
@@ -208,18 +210,30 @@ func (j *jobs) stop(name string) error {
 	if err != nil {
 		return err
 	}
+	if j.stopOwn(name) {
+		return nil
+	}
+	stopped := false
+	if spec.Stop != nil {
+		stopped, err = spec.Stop()
+	}
+	if err == nil && !stopped {
+		err = errJobIdle
+	}
+	return err
+}
+
+// stopOwn stops a run that was started here, and reports whether there is one.
+func (j *jobs) stopOwn(name string) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	st := j.state[name]
 	if st.run == nil {
-		if spec.Stop != nil && spec.Stop() {
-			return nil
-		}
-		return errJobIdle
+		return false
 	}
 	st.stopped = true
 	st.cancel()
-	return nil
+	return true
 }
 
 // wait returns once no job runs. The context has ended, so that none begins
@@ -239,15 +253,20 @@ func (j *jobs) list() []Job {
 }
 
 func (j *jobs) show(s JobSpec) Job {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	st := j.state[s.Name]
-	job := Job{Name: s.Name, Title: s.Title, Doc: s.Doc, Running: st.run.copy(), Last: st.last.copy()}
+	job := j.own(s)
 	if s.State != nil {
 		running, last, next := s.State()
 		job.tell(running, last, next)
 	}
 	return job
+}
+
+// own is a job as far as it is known here.
+func (j *jobs) own(s JobSpec) Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	st := j.state[s.Name]
+	return Job{Name: s.Name, Title: s.Title, Doc: s.Doc, Running: st.run.copy(), Last: st.last.copy()}
 }
 
 // tell adds what the work itself knows of its runs. The times of a run that was
@@ -307,7 +326,7 @@ func (a *Server) jobSpecs() []JobSpec {
 		})
 	}
 	if s, ok := a.store.(scrubber); ok {
-		specs = append(specs, scrubSpec(s))
+		specs = append(specs, a.scrubSpec(s))
 	}
 	return append(specs, a.o.Jobs...)
 }

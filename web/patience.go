@@ -37,9 +37,11 @@ type probes struct {
 	engine   probe[EngineStats]
 	davLocks probe[[]store.DAVLock]
 	damaged  probe[[]store.Damage]
-	scrub    probe[store.ScrubStatus]
 	handles  probe[[]OpenHandle]
 	mounts   probe[[]Mount]
+
+	scrub     probe[store.ScrubStatus]
+	stopScrub probe[bool]
 }
 
 type counts struct{ files, dirs int64 }

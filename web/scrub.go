@@ -32,7 +32,7 @@ var _ interface {
 
 // scrubSpec makes a job of the store's scrub. It also starts by itself, so the
 // store knows better than this process's list of jobs what runs and what ran.
-func scrubSpec(s scrubber) JobSpec {
+func (a *Server) scrubSpec(s scrubber) JobSpec {
 	return JobSpec{
 		Name: "scrub", Title: "Scrub", Unit: "bytes",
 		Doc: "Reads all content against its checksums, and every record. Changes nothing; leaves the disk to others, and goes on after a stop or a restart.",
@@ -41,7 +41,7 @@ func scrubSpec(s scrubber) JobSpec {
 			return run.Problems, err
 		},
 		State: func() (running, last *Run, next *Next) {
-			st := s.ScrubStatus()
+			st, _ := a.askScrub(s, a.probes.scrub.askOrLast) // nothing is known before the first answer
 			if st.Running != nil {
 				running = runOf(st.Running)
 			}
@@ -53,8 +53,15 @@ func scrubSpec(s scrubber) JobSpec {
 			}
 			return running, last, next
 		},
-		Stop: s.StopScrub,
+		Stop: func() (bool, error) {
+			return a.probes.stopScrub.ask(func() (bool, error) { return s.StopScrub(), nil })
+		},
 	}
+}
+
+// askScrub asks what is known about scrubs in one of the ways of a probe.
+func (a *Server) askScrub(s scrubber, ask func(func() (store.ScrubStatus, error)) (store.ScrubStatus, error)) (store.ScrubStatus, error) {
+	return ask(func() (store.ScrubStatus, error) { return s.ScrubStatus(), nil })
 }
 
 // runOf shows a scrub as the run of a job.
@@ -94,7 +101,7 @@ func (a *Server) getScrub(http.ResponseWriter, *http.Request) (store.ScrubStatus
 	if !ok {
 		return store.ScrubStatus{}, errNotHere
 	}
-	st, err := a.probes.scrub.ask(func() (store.ScrubStatus, error) { return s.ScrubStatus(), nil })
+	st, err := a.askScrub(s, a.probes.scrub.ask)
 	st.Runs = append([]store.ScrubRun{}, st.Runs...)
 	return st, err
 }
@@ -165,6 +172,9 @@ func (a *Server) salvage(w http.ResponseWriter, r *http.Request, reason string) 
 		return err
 	})
 	if err != nil && begun {
+		if r.Context().Err() == nil { // else it is the client who has gone
+			a.noteFailure(r, http.StatusInternalServerError, err)
+		}
 		panic(http.ErrAbortHandler) // the client sees that it is cut off
 	}
 	return err

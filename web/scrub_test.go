@@ -1,10 +1,14 @@
 package web
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"engramfs/store"
 )
@@ -113,4 +117,91 @@ func TestSalvageOnThePage(t *testing.T) {
 	if page := serve(x.a, "GET", "/", "", form...).Body.String(); strings.Contains(page, target) {
 		t.Error("the page still offers it")
 	}
+}
+
+// hungScrub is a store whose scrubs hold their lock, as on a disk that hangs.
+type hungScrub struct {
+	*rich
+	hang chan struct{}
+}
+
+func (f *hungScrub) Scrub(context.Context, string) (store.ScrubRun, error) {
+	<-f.hang
+	return store.ScrubRun{}, store.ErrClosed
+}
+func (f *hungScrub) ScrubStatus() store.ScrubStatus { <-f.hang; return store.ScrubStatus{} }
+func (f *hungScrub) StopScrub() bool                { <-f.hang; return false }
+
+// While a scrub holds its lock the jobs, and what shows them, are still told; and other jobs
+// can be started and stopped.
+func TestJobsWhileAScrubHangs(t *testing.T) {
+	f := &hungScrub{newRich(), make(chan struct{})}
+	f.check = func(ctx context.Context) ([]string, error) { <-ctx.Done(); return nil, ctx.Err() }
+	o := richOptions(f)
+	o.Jobs = nil
+	a := New(o)
+	want := func(code int, method, path string) {
+		t.Helper()
+		answered := make(chan int, 1)
+		go func() { answered <- serve(a, method, path, "").Code }()
+		select {
+		case got := <-answered:
+			if got != code {
+				t.Errorf("%s %s = %d, want %d", method, path, got, code)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s %s hangs", method, path)
+		}
+	}
+	want(503, "POST", "/api/v1/jobs/scrub/stop")
+	want(200, "GET", "/api/v1/jobs")
+	want(200, "GET", "/")
+	want(200, "POST", "/api/v1/jobs/check/start")
+	want(409, "POST", "/api/v1/jobs/check/start")
+	want(200, "POST", "/api/v1/jobs/check/stop")
+	want(200, "POST", "/api/v1/jobs/scrub/start")
+	want(200, "POST", "/api/v1/jobs/scrub/stop") // one that was started here
+	close(f.hang)
+	a.Close()
+}
+
+// A download that breaks off is told, unless it is the client who has gone.
+func TestSalvageThatBreaksOffIsTold(t *testing.T) {
+	x := newSite(t)
+	var told []error
+	x.a.o.Failed = func(_ context.Context, err error) { told = append(told, err) }
+	for _, left := range []bool{false, true} {
+		told = nil
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		r := httptest.NewRequestWithContext(ctx, "POST", fmt.Sprintf("/api/v1/damaged/%d/salvage", x.damaged), strings.NewReader(""))
+		r.Header.Set("Authorization", basicAnn)
+		w := gone{httptest.NewRecorder(), func() {
+			if left {
+				leave()
+			}
+		}}
+		func() {
+			defer func() {
+				if v := recover(); v != http.ErrAbortHandler {
+					t.Errorf("answered %d, panic %v, want %v", w.Code, v, http.ErrAbortHandler)
+				}
+			}()
+			x.a.ServeHTTP(w, r)
+		}()
+		if left != (len(told) == 0) || !left && !errors.Is(told[0], errTest) {
+			t.Errorf("the client has left: %t, told of %v", left, told)
+		}
+	}
+}
+
+// gone is an answer whose client takes nothing.
+type gone struct {
+	*httptest.ResponseRecorder
+	leave func() // called first
+}
+
+func (w gone) Write([]byte) (int, error) {
+	w.leave()
+	return 0, errTest
 }

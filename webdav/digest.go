@@ -129,17 +129,23 @@ func (list claims) checkSizes() error {
 	return nil
 }
 
-// verify returns a *digestError if d, which has all the hashes that are claimed,
-// is not what is claimed.
+// verify returns a *digestError if d is not what is claimed, or lacks a hash: one that only
+// a trailer asks for which was not announced.
 func (list claims) verify(d *store.Digests) error {
-	bad := digestError{kind: digestMismatched}
+	bad, late := digestError{kind: digestMismatched}, digestError{kind: digestUnsupported}
 	for _, c := range list {
-		if !bytes.Equal(d[c.hash], c.sum) {
+		switch {
+		case d[c.hash] == nil:
+			late.items = append(late.items, digestItem{Algorithm: c.key, Header: c.field})
+		case !bytes.Equal(d[c.hash], c.sum):
 			bad.items = append(bad.items, digestItem{Algorithm: c.key, Header: c.field, Provided: c.value})
 		}
 	}
-	if bad.items != nil {
+	switch {
+	case bad.items != nil:
 		return &bad
+	case late.items != nil:
+		return &late
 	}
 	return nil
 }

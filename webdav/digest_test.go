@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -94,6 +95,33 @@ func TestPutDigestTrailer(t *testing.T) {
 		}
 	}
 	s.want(404, "GET", "/f400", "")
+}
+
+// A trailer that was not announced comes when only SHA-256 has been made of the body. The
+// client learns that, and is not told that its content is another one.
+func TestPutDigestTrailerUnannounced(t *testing.T) {
+	s := newServer(t, "")
+	const body = "body"
+	s512 := sha512.Sum512([]byte(body))
+	for _, tc := range []struct{ digest, status, kind string }{
+		{"sha-256=:" + b64(sha256Of(body)) + ":", "201", ""},
+		{"sha-256=:" + b64(sha256Of("other")) + ":", "400", "#digest-mismatched-values"},
+		{"sha-512=:" + b64(s512[:]) + ":", "400", "#digest-unsupported-algorithms"},
+		{"sha-256=:" + b64(sha256Of("other")) + ":, sha-512=:" + b64(s512[:]) + ":", "400", "#digest-mismatched-values"},
+	} {
+		c, err := net.Dial("tcp", s.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "PUT /late-%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			"%x\r\n%s\r\n0\r\nRepr-Digest: %s\r\n\r\n", tc.status, s.host, len(body), body, tc.digest)
+		answer, err := io.ReadAll(c)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+tc.status) || !strings.Contains(string(answer), tc.kind) {
+			t.Errorf("%s: %v\n%s", tc.digest, err, answer)
+		}
+		c.Close()
+	}
+	s.want(404, "GET", "/late-400", "")
 }
 
 func TestReprDigest(t *testing.T) {

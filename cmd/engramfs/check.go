@@ -12,7 +12,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"engramfs/store"
 	"engramfs/store/blob/local"
@@ -96,7 +95,8 @@ func (c *checkCmd) run(ctx context.Context) (report *checkReport, err error) {
 		o := store.RepairOptions{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 		done, err := store.Repair(ctx, engine, blobs, o)
 		if !c.DryRun && len(done.Done) > 0 {
-			err = errors.Join(err, keepRepair(c.Data, &done))
+			_, kept := keepReport(c.Data, repairPrefix, &done) // with the records that it has taken out
+			err = errors.Join(err, kept)
 		}
 		if err != nil {
 			return nil, err
@@ -167,8 +167,7 @@ func (c *checkCmd) openEngine(ctx context.Context) (engine meta.Engine, done fun
 
 // refusedHint says what helps an engine that cannot be read.
 func refusedHint(err error) error {
-	var corrupt *meta.CorruptError
-	if errors.As(err, &corrupt) || errors.Is(err, meta.ErrNotExist) {
+	if meta.IsCorrupt(err) || errors.Is(err, meta.ErrNotExist) {
 		return hint(err, "the next start of the server makes new metadata of the second copy and of the content, and keeps the old")
 	}
 	return err
@@ -233,17 +232,6 @@ func copyRegular(from, to string) error {
 }
 
 const repairPrefix = "repair-" // report of a repair, as JSON
-
-// keepRepair leaves what a repair did in the data folder, with the records that it has
-// taken out.
-func keepRepair(data string, r *store.RepairReport) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	name := repairPrefix + time.Now().UTC().Format("20060102T150405.000") + ".json"
-	return writeFile(filepath.Join(data, name), append(text, '\n'))
-}
 
 // print writes the report, a line for each problem and each change.
 func (c *checkCmd) print(w io.Writer, r *checkReport) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"engramfs/store"
@@ -53,8 +54,8 @@ type metadata struct {
 	copy     *secondcopy.Engine // nil: none is kept
 	salvaged string             // the report of this start's salvage; "": there was none
 	whole    bool               // all of the engine was read before anyone used it
-	// kept is why the second copy was not put in the place of an engine that is damaged;
-	// "": that was no question.
+	// kept is why the second copy was not put in the place of an engine that is damaged, and
+	// will not be if it is tried again; "": that was no question.
 	kept   string
 	damage atomic.Pointer[string]
 }
@@ -103,14 +104,18 @@ func (m *metadata) open(ctx context.Context) (meta.Engine, error) {
 	switch {
 	case err == nil:
 		m.whole = true
-		return db, m.unsuspect()
-	case isCorrupt(err):
+		if err := m.unsuspect(); err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		return db, nil
+	case meta.IsCorrupt(err):
 		return m.keep(db, err)
 	case short.Err() != nil && ctx.Err() == nil:
 		return newVerified(db), nil
 	case ctx.Err() != nil:
 		return nil, errors.Join(err, db.Close())
 	}
+	m.kept = "it could not be read to its end, which the next start tries again"
 	m.damaged(err)
 	return db, nil
 }
@@ -138,10 +143,11 @@ func (m *metadata) verifyTime(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(ctx, cmp.Or(m.o.verify, 500*time.Millisecond))
 }
 
-// suspect notes that err says that the engine is damaged, if it does. It reports whether
-// another start may mend that: not without a second copy, or with one that lacks something.
+// suspect notes that err says that the engine is damaged, or may: EIO may be of a bad
+// sector of it. It reports whether another start may mend that: not without a second copy,
+// or with one that lacks something.
 func (m *metadata) suspect(err error) bool {
-	if !isCorrupt(err) || !m.hasCopy() || m.whole || m.kept != "" || m.copy.Status().State == secondcopy.Behind {
+	if !meta.IsCorrupt(err) && !errors.Is(err, syscall.EIO) || !m.hasCopy() || m.whole || m.kept != "" || m.copy.Status().State == secondcopy.Behind {
 		return false
 	}
 	err = writeFile(m.path(suspectFile), []byte(err.Error()+"\n"))
@@ -208,12 +214,7 @@ func (m *metadata) damaged(err error) {
 
 // salvageable reports whether err says that the engine is lost.
 func (m *metadata) salvageable(err error) bool {
-	return !m.o.fresh && (errors.Is(err, meta.ErrNotExist) || isCorrupt(err))
-}
-
-func isCorrupt(err error) bool {
-	var corrupt *meta.CorruptError
-	return errors.As(err, &corrupt)
+	return !m.o.fresh && (errors.Is(err, meta.ErrNotExist) || meta.IsCorrupt(err))
 }
 
 func (m *metadata) hasCopy() bool { return m.o.copy != "" && secondcopy.Exists(m.o.copy) }

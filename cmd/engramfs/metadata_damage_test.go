@@ -370,7 +370,8 @@ func TestSalvageTrials(t *testing.T) {
 	t.Logf("salvage: %d trials, %d salvaged, %d opened as they were, 0 files lost", trials, salvaged, harmless)
 }
 
-// hurt deletes the engine in every tenth trial, and otherwise flips one bit in it.
+// hurt deletes the engine in every tenth trial, its logs in another, and otherwise flips
+// one bit in it.
 func hurt(t *testing.T, dir string, i int, rnd *rand.Rand) string {
 	t.Helper()
 	if i%10 == 9 {
@@ -378,6 +379,18 @@ func hurt(t *testing.T, dir string, i int, rnd *rand.Rand) string {
 			t.Fatal(err)
 		}
 		return "engine deleted"
+	}
+	if i%10 == 7 {
+		logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+		if len(logs) == 0 {
+			t.Fatal("there are no logs")
+		}
+		for _, name := range logs {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return "logs deleted"
 	}
 	var names []string
 	entries, err := os.ReadDir(dir)

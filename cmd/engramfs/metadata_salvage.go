@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,24 +56,36 @@ type cutReport struct {
 // the content says of itself.
 func (m *metadata) salvage(ctx context.Context, cause error) error {
 	m.o.log.Warn("metadata cannot be used, salvaging", "err", cause, "second_copy", m.o.copy)
+	if err := m.copyThere(); err != nil {
+		return errors.Join(err, cause)
+	}
 	report := salvageReport{Cause: cause.Error()}
 	dir, err := m.fill(ctx, cause, &report)
 	if err != nil {
 		err = errors.Join(err, m.removeHalves())
 		return hint(err, "nothing was changed: restore the data folder from a backup, or look at what the log says")
 	}
-	now := time.Now().UTC().Format("20060102T150405.000")
-	if report.Refused, err = m.putAside(refusedPrefix + now); err != nil {
+	if report.Refused, err = m.putAside(refusedPrefix + timeName()); err != nil {
 		return err
 	}
 	// The report first: a start that is cut off here must not leave a store without it.
-	if err := m.write(reportPrefix+now+".json", &report); err != nil {
+	if err := m.write(&report); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Rename(dir, m.path(metaDir)), syncDir(m.o.dir)); err != nil {
 		return err
 	}
 	return errors.Join(m.removeAside(), m.removeHalves())
+}
+
+// copyThere returns an error if the second copy that the configuration names is not there.
+// What would be salvaged without it is less, and would take its place.
+func (m *metadata) copyThere() error {
+	if m.o.copy == "" || m.o.copy == m.path(copyDir) || m.hasCopy() {
+		return nil
+	}
+	return hint(fmt.Errorf("the metadata cannot be used, and there is no second copy in %s: nothing was changed", m.o.copy),
+		"mount its disk, or start once with --second-copy none to do without it")
 }
 
 // putAside renames the engine, and returns its new name; "": there is none.
@@ -161,9 +172,9 @@ func (m *metadata) best(ctx context.Context, cause error, report *salvageReport)
 	switch {
 	case cut != nil:
 		return cut, m.path(cutMetaDir), restored.Close()
-	case report.Copy != nil, !isCorrupt(cause) && !m.noContent():
+	case report.Copy != nil, !meta.IsCorrupt(cause) && !m.noContent():
 		return restored, m.path(newMetaDir), nil
-	case isCorrupt(cause): // content alone is less than what may be read of the engine
+	case meta.IsCorrupt(cause): // content alone is less than what may be read of the engine
 		return nil, "", errors.Join(cause, restored.Close())
 	}
 	err = fmt.Errorf("%w: %s, and there is neither a second copy nor any content", errMetaLost, report.Cause)
@@ -190,11 +201,11 @@ func (m *metadata) restore(report *salvageReport) (meta.Engine, error) {
 // damaged, or the second copy has all of that. An older copy, as after weeks in which it
 // could not be written, is worse than an engine without its end.
 func (m *metadata) cut(ctx context.Context, cause error, restored meta.Reader, report *salvageReport) (meta.Engine, error) {
-	if !isCorrupt(cause) {
+	if !meta.IsCorrupt(cause) {
 		return nil, nil
 	}
 	db, cut, err := pebble.OpenCut(ctx, m.path(metaDir), m.path(cutMetaDir), pebble.Options{CacheSize: m.o.cache, Logger: m.o.log})
-	if isCorrupt(err) {
+	if meta.IsCorrupt(err) {
 		m.o.log.Info("more than the end of the metadata's log is damaged", "err", err)
 		return nil, nil
 	}
@@ -248,9 +259,7 @@ func older(restored, db meta.Reader) (string, error) {
 			copied.UTC().Format(time.RFC3339), of.UTC().Format(time.RFC3339)), nil
 	}
 	// Times alone do not tell if the clock was set back, or what is newest is damaged.
-	a, aerr := restored.Get(store.RunKey())
-	b, berr := db.Get(store.RunKey())
-	if aerr == nil && berr == nil && !bytes.Equal(a, b) {
+	if a, b := store.Runs(restored), store.Runs(db); a != 0 && b != 0 && a != b {
 		return "the second copy lacks the last run of the server", nil
 	}
 	return "", nil
@@ -263,12 +272,9 @@ func (m *metadata) noContent() bool {
 }
 
 // write keeps the report, and says what is in it.
-func (m *metadata) write(name string, r *salvageReport) error {
-	b, err := json.MarshalIndent(r, "", "  ")
+func (m *metadata) write(r *salvageReport) error {
+	name, err := keepReport(m.o.dir, reportPrefix, r)
 	if err != nil {
-		return err
-	}
-	if err := writeFile(m.path(name), append(b, '\n')); err != nil {
 		return err
 	}
 	facts := []any{
@@ -290,3 +296,16 @@ func (m *metadata) write(name string, r *salvageReport) error {
 		from, r.Store.Files, len(r.Store.Restored), len(r.Store.LostFound), len(r.Store.Missing), name)
 	return nil
 }
+
+// keepReport writes a report into the data folder as JSON, and returns its name.
+func keepReport(data, prefix string, report any) (name string, err error) {
+	text, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	name = prefix + timeName() + ".json"
+	return name, writeFile(filepath.Join(data, name), append(text, '\n'))
+}
+
+// timeName returns the time as a part of a file's name.
+func timeName() string { return time.Now().UTC().Format("20060102T150405.000") }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,7 +91,11 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 		end := make(chan struct{})
 		var clients, storm sync.WaitGroup
 		for client := range 8 {
-			clients.Go(func() { l.client(client) })
+			clients.Go(func() {
+				if failed := l.client(client); run%3 != 2 && failed != nil {
+					t.Errorf("run %d, in which nothing dies: client %d: %v", run, client, failed)
+				}
+			})
 		}
 		if run%3 == 2 {
 			storm.Go(func() { l.strike(t, w, end) })
@@ -146,9 +151,9 @@ func newLinearRun(t *testing.T, door linearDoor, run int) *linearRun {
 	return l
 }
 
-// client does its operations. One that fails has changed nothing: the drill strikes,
-// and what it leaves refuses, before there is a change.
-func (l *linearRun) client(id int) {
+// client does its operations, and returns the first error of one. One that fails has
+// changed nothing: the drill strikes, and what it leaves refuses, before there is a change.
+func (l *linearRun) client(id int) (failed error) {
 	rng := rand.New(rand.NewPCG(uint64(l.seed), uint64(id)))
 	for range 40 {
 		op := linearOp{kind: "read", path: l.paths[rng.IntN(len(l.paths))]}
@@ -164,12 +169,14 @@ func (l *linearRun) client(id int) {
 		}
 		o.Return = int64(time.Since(l.begin))
 		if err != nil {
+			failed = cmp.Or(failed, fmt.Errorf("%s %s: %w", op.kind, op.path, err))
 			continue
 		}
 		l.mu.Lock()
 		l.history = append(l.history, o)
 		l.mu.Unlock()
 	}
+	return failed
 }
 
 // strike lets writers of the first path die and resets what that poisons, until the

@@ -147,7 +147,7 @@ func (t *Tracer) Close(ctx context.Context) error {
 		return nil
 	}
 	err := t.provider.Shutdown(ctx)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		// What is being sent would go on. This cuts it off.
 		_ = t.exporter.Shutdown(ctx) // its error is ctx's
 		return fmt.Errorf("%d spans not sent: %w", t.queue.waiting.Load(), err)

@@ -47,6 +47,12 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
+// IsCorrupt reports whether err is, or wraps, a *CorruptError.
+func IsCorrupt(err error) bool {
+	var corrupt *CorruptError
+	return errors.As(err, &corrupt)
+}
+
 // VersionError is returned when the store was written in a format that this
 // program does not know. Nothing was changed.
 type VersionError struct {

@@ -1,15 +1,19 @@
 package pebble
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"engramfs/store/meta"
 )
@@ -388,11 +392,59 @@ func TestOpenCutRefusesOtherDamage(t *testing.T) {
 		flip(t, disk, name, 20, 1)
 		to := disk.PathJoin(disk.PathDir(dir), "cut")
 		_, _, err := OpenCut(t.Context(), dir, to, Options{FS: disk, SlowDisk: -1})
-		if !isCorrupt(err) {
+		if !meta.IsCorrupt(err) {
 			t.Errorf("%s is damaged: %v", name, err)
 		}
 		if _, err := disk.Stat(to); err == nil {
 			t.Errorf("%s is damaged: a folder is left over", name)
+		}
+	}
+}
+
+// TestOpenCutWithoutAnyLog: a store whose logs are gone is damaged, and nothing is left over.
+func TestOpenCutWithoutAnyLog(t *testing.T) {
+	disk, _ := sampleStore(t, false)
+	for _, name := range logsOf(t, disk) {
+		if err := disk.Remove(disk.PathJoin(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := OpenCut(t.Context(), dir, "/data/cut", Options{FS: disk, SlowDisk: -1})
+	if !meta.IsCorrupt(err) {
+		t.Errorf("OpenCut = %v, want a CorruptError", err)
+	}
+}
+
+// TestVerifyOfWhatCannotBeRead: a bad sector, or a panic about what was read, is damage,
+// whether tables have it or separated values.
+func TestVerifyOfWhatCannotBeRead(t *testing.T) {
+	for _, suffix := range []string{".sst", ".blob"} {
+		for _, panics := range []bool{false, true} {
+			mem, _ := sampleStore(t, true)
+			reads := on(suffix, errorfs.OpFileReadAt)
+			disk := newFaultFS(mem, syscall.EIO, func(op errorfs.Op) bool {
+				if !reads(op) || !bytes.Contains(debug.Stack(), []byte("(*DB).Verify(")) { // Pebble reads, too
+					return false
+				}
+				if panics {
+					panic("boom")
+				}
+				return true
+			})
+			db := mustOpen(t, dir, smallOptions(disk))
+			disk.armed.Store(true)
+			if err := db.Verify(t.Context()); !meta.IsCorrupt(err) {
+				t.Errorf("%s, panics=%t: Verify = %v, want a CorruptError", suffix, panics, err)
+			}
+			disk.armed.Store(false)
+			within(t, "Close", func() {
+				if err := db.Close(); err != nil && !panics {
+					t.Errorf("%s: Close = %v", suffix, err)
+				}
+			})
+			if disk.fired.Load() == 0 && !panics {
+				t.Errorf("%s: nothing was read", suffix)
+			}
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"engramfs/store/meta"
 )
 
 // Cut says what OpenCut has left out.
@@ -38,6 +40,9 @@ func OpenCut(ctx context.Context, from, to string, opts Options) (*DB, Cut, erro
 	if err != nil {
 		return nil, Cut{}, fmt.Errorf("cut the log of %s: %w", from, err)
 	}
+	if len(logs) == 0 {
+		return nil, Cut{}, &meta.CorruptError{Path: from, Err: errors.New("it has no log")}
+	}
 	// A bad log may be one that nothing needs any more. So the newest is cut first: if
 	// that leaves a log that is needed and bad, Pebble says so.
 	for i := len(logs) - 1; i >= 0; i-- {
@@ -48,7 +53,7 @@ func OpenCut(ctx context.Context, from, to string, opts Options) (*DB, Cut, erro
 		if db, err = openCutAt(ctx, from, to, logs[:i+1], opts); err == nil {
 			return db, cutAt(logs, i), nil
 		}
-		if !isCorrupt(err) {
+		if !meta.IsCorrupt(err) {
 			break
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -204,7 +205,7 @@ func (d *DB) Close() error {
 	if d.Failed() == nil {
 		err = d.db.Flush() // so that the next start has no WAL to replay
 	}
-	err = errors.Join(err, d.db.Close())
+	err = errors.Join(err, d.closePebble())
 	d.fence.closeSeals()
 	err = errors.Join(err, closeAll(d.closers))
 	if failed := d.Failed(); failed != nil {
@@ -215,6 +216,19 @@ func (d *DB) Close() error {
 	}
 	return nil
 }
+
+// closePebble closes Pebble, which panics if an earlier panic has left it with a file in
+// use. The rest is closed all the same.
+func (d *DB) closePebble() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicError(v)
+		}
+	}()
+	return d.db.Close()
+}
+
+func panicError(v any) error { return fmt.Errorf("panic: %v\n%s", v, debug.Stack()) }
 
 // Stats implements meta.Engine.
 func (d *DB) Stats() meta.Stats {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"syscall"
 
 	pebbledb "github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -16,13 +17,18 @@ import (
 )
 
 // Verify reads everything the engine holds and returns a *meta.CorruptError if a
-// checksum fails. Opening does not: a bad block of a table shows only when it is read,
+// checksum fails, a sector cannot be read (EIO), or Pebble panics about what it reads. Opening does not: a bad block of a table shows only when it is read,
 // one of a filter when a key is looked for. An update meanwhile does no harm.
-func (d *DB) Verify(ctx context.Context) error {
+func (d *DB) Verify(ctx context.Context) (err error) {
 	if err := d.enter(); err != nil {
 		return err
 	}
 	defer d.exit()
+	defer func() {
+		if v := recover(); v != nil {
+			err = &meta.CorruptError{Path: d.dir, Err: panicError(v)}
+		}
+	}()
 	levels, err := d.db.SSTables()
 	if err != nil {
 		return err
@@ -42,6 +48,9 @@ func (d *DB) Verify(ctx context.Context) error {
 	}
 	// Values that are kept out of the tables are reached through them alone.
 	err = d.latest().Scan(nil, nil, func(_, _ []byte) bool { return ctx.Err() == nil })
+	if errors.Is(err, syscall.EIO) && !meta.IsCorrupt(err) {
+		err = &meta.CorruptError{Path: d.dir, Err: err}
+	}
 	return errors.Join(err, ctx.Err())
 }
 
@@ -70,7 +79,7 @@ func (d *DB) verifyTable(ctx context.Context, name string, o sstable.ReaderOptio
 	if _, gone := d.disk.Stat(path); errors.Is(gone, fs.ErrNotExist) {
 		return nil
 	}
-	if err = classify(d.dir, err); !isCorrupt(err) {
+	if err = classify(d.dir, err); !meta.IsCorrupt(err) {
 		err = &meta.CorruptError{Path: path, Err: err}
 	}
 	return err
@@ -121,9 +130,4 @@ func checkClosedLog(disk vfs.FS, path string) error {
 		return &meta.CorruptError{Path: path, Err: fmt.Errorf("at byte %d: %w", n, err)}
 	}
 	return nil
-}
-
-func isCorrupt(err error) bool {
-	var corrupt *meta.CorruptError
-	return errors.As(err, &corrupt)
 }

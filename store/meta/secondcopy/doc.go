@@ -15,8 +15,9 @@
 //	snapshot-<n>  all keys and values, read from one snapshot of the engine
 //
 // n grows by one with each log. To restore is to read the newest snapshot n and then
-// the logs from n on. An update may be in both, which changes nothing: a log has
-// whole values. (Only counters are added up twice; whoever restores counts anew.)
+// the logs from n on, without what a snapshot says it has. An update may be in both all
+// the same, which changes nothing: a log has whole values. (Only counters are added up
+// twice; whoever restores counts anew.)
 //
 // A file is a header and frames, each with a marker, a number and a CRC32C. After bad
 // bytes the next good frame is found by its marker, so a bad block loses only itself,
@@ -25,7 +26,8 @@
 //
 // When a run ends in order, the log ends with what Options.StateKey had then. If
 // the engine still has that at the next start, the log goes on; otherwise something
-// may be missing in it, and a new snapshot is taken at once, in the background.
+// may be missing in it, and a new snapshot is taken at once, in the background. A folder
+// belongs to one engine at a time: the file named lock is held with flock(2).
 //
 // # Locks
 //

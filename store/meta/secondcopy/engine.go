@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"engramfs/store/meta"
@@ -17,8 +18,8 @@ import (
 type Options struct {
 	Dir string // the copy's folder; made if its parent exists
 
-	// StateKey is a key of the engine whose value is another one after every run
-	// that may have changed the engine, whether it kept a copy or not.
+	// StateKey is a key of the engine that gets a value which no engine has had before at
+	// the beginning of every run, and again at its end, whether it keeps a copy or not.
 	StateKey []byte
 
 	// Interval is how often the log is written and synced. 0: a second.
@@ -29,7 +30,8 @@ type Options struct {
 	// CompactFrom is the size of the logs, in bytes, from which a new snapshot is
 	// taken, once they are also larger than the last one. 0: 64 MiB.
 	CompactFrom int64
-	// Retry is how long a failed copy waits before it begins anew. 0: 30 s.
+	// Retry is how long a failed copy waits before it begins anew, at first: while it is
+	// the engine that cannot be read, twice as long each time, up to an hour. 0: 30 s.
 	Retry time.Duration
 
 	Logger *slog.Logger     // nil: nothing is logged
@@ -99,6 +101,9 @@ type Engine struct {
 	once   sync.Once
 	end    error
 
+	// updating counts the updates that may be applied and not be in buf yet.
+	updating atomic.Int64
+
 	// mu protects the fields below.
 	mu       sync.Mutex
 	buf      []byte // frames that are not written yet
@@ -150,8 +155,9 @@ func (e *Engine) begin() {
 }
 
 // state returns the value of Options.StateKey.
-func (e *Engine) state() ([]byte, error) {
-	v, err := e.Engine.Get(e.o.StateKey)
+func (e *Engine) state() (v []byte, err error) {
+	defer contain(&err)
+	v, err = e.Engine.Get(e.o.StateKey)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil, nil
 	}
@@ -161,7 +167,9 @@ func (e *Engine) state() ([]byte, error) {
 // Update implements meta.Engine.
 func (e *Engine) Update(fn func(meta.Txn) error) error {
 	t := recorders.Get().(*recorder)
+	e.updating.Add(1)
 	defer func() {
+		e.updating.Add(-1)
 		t.Txn = nil
 		if cap(t.ops) <= 1<<20 {
 			recorders.Put(t)
@@ -239,13 +247,32 @@ func (e *Engine) close() error {
 	e.cancel()
 	e.done.Wait() // the writer has written and synced all there is
 	err := e.Engine.Close()
-	if err == nil && serr == nil && e.Status().State == Current {
+	if err == nil && serr == nil && e.whole() {
 		// Only now is it true that the engine has what the log has.
 		if err := e.markEnd(state); err != nil {
 			e.o.Logger.Error("second copy not closed", "dir", e.o.Dir, "err", err)
 		}
 	}
+	e.w.close()
 	return err
+}
+
+// whole reports whether the log has all that the engine has, which is closed. What came
+// in after the writer's end is not in it.
+func (e *Engine) whole() bool {
+	if e.updating.Load() > 0 || e.Status().State != Current {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.buf) == 0
+}
+
+// nextSeq returns the number of the next frame.
+func (e *Engine) nextSeq() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seq
 }
 
 // recorder is a meta.Txn that also writes down what it does.

@@ -9,12 +9,15 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	logPrefix      = "log-"
 	snapshotPrefix = "snapshot-"
 	tmpSuffix      = ".tmp"
+	lockName       = "lock"
 
 	filePerm   = 0o600
 	folderPerm = 0o700
@@ -28,6 +31,7 @@ type folder struct {
 	dir       string
 	logs      []uint64
 	snapshots []uint64
+	cutOff    []string // files that were never finished
 }
 
 // readFolder lists a copy. An absent folder is an empty one.
@@ -41,6 +45,7 @@ func readFolder(dir string) (folder, error) {
 		var n uint64
 		switch name := e.Name(); {
 		case strings.HasSuffix(name, tmpSuffix):
+			f.cutOff = append(f.cutOff, name)
 		case scan(name, logPrefix, &n):
 			f.logs = append(f.logs, n)
 		case scan(name, snapshotPrefix, &n):
@@ -127,14 +132,14 @@ type tail struct {
 // tailSize is the part of a log in which its last stamp is looked for.
 const tailSize = 1 << 20
 
-// readTail looks at the end of a log.
-func readTail(path string) (tail, error) {
-	file, err := os.Open(path)
+// readTail looks at the end of log n.
+func readTail(dir string, n uint64) (tail, error) {
+	file, err := os.Open(filepath.Join(dir, logName(n)))
 	if err != nil {
 		return tail{}, err
 	}
 	defer file.Close()
-	r, err := openFrames(file)
+	r, err := openFrames(file, kindLog, n)
 	if err != nil {
 		return tail{}, err
 	}
@@ -169,6 +174,23 @@ func makeFolder(dir string) error {
 		return nil
 	}
 	return err
+}
+
+// lockFolder takes the folder for its caller, until the file is closed: two that wrote
+// to one would remove each other's files. Where files cannot be locked it takes nothing.
+func lockFolder(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, filePerm)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case err == nil, errors.Is(err, errors.ErrUnsupported):
+		return f, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = errors.New("it is in use by another server")
+	}
+	return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
 }
 
 func syncDir(dir string) error {

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"time"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -75,8 +76,30 @@ const (
 	frameStamp  = 'T' // of a log: it has everything that was applied before this time
 	frameEnd    = 'E' // of a log: the run ended in order; the value of Options.StateKey
 	frameBlock  = 'K' // of a snapshot: keys and values
-	frameFooter = 'F' // of a snapshot: it is complete; its time and the number of its blocks
+	frameFooter = 'F' // of a snapshot: it is complete; see footer
 )
+
+// footer ends a snapshot. Snapshots of before it had a run have another number there, and
+// nothing after that.
+type footer struct {
+	at time.Time // what was applied before is in the snapshot
+	// The snapshot has all updates of the frames before first of this run, and of each of
+	// the others no part, or all of it while of those that depend on it it has none.
+	run, first uint64
+}
+
+func (f footer) encode() []byte {
+	b := binary.LittleEndian.AppendUint64(encodeTime(f.at), f.run)
+	return binary.LittleEndian.AppendUint64(b, f.first)
+}
+
+func decodeFooter(b []byte) (f footer, ok bool) {
+	f.at, ok = decodeTime(b)
+	if len(b) >= 24 {
+		f.run, f.first = binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
+	}
+	return f, ok
+}
 
 // frame is one that was read.
 type frame struct {
@@ -108,15 +131,22 @@ type frameReader struct {
 	at     int64
 }
 
-// openFrames reads the header of a file. The error is errHeader if it is damaged:
-// the frames can be read all the same.
-func openFrames(f *os.File) (*frameReader, error) {
+// errForeign: a file has the name of another one.
+var errForeign = errors.New("secondcopy: the file is not what its name says")
+
+// openFrames reads the header of a file, which is to be the one of that kind and number,
+// or it returns errForeign. The error is errHeader if it is damaged: the frames can be
+// read all the same.
+func openFrames(f *os.File, kind byte, number uint64) (*frameReader, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	r := &frameReader{f: f, size: fi.Size(), off: headerSize}
 	r.header, err = decodeHeader(r.bytes(0, headerSize))
+	if err == nil && (r.header.kind != kind || r.header.number != number) {
+		err = errForeign
+	}
 	return r, err
 }
 

@@ -82,16 +82,17 @@ func (s span) has(key []byte) bool {
 // run reads the newest snapshot, what it lacks from the one before, and the logs.
 func (r *restorer) run() error {
 	newest := len(r.snapshots) - 1
-	first := uint64(0)
+	first, b := uint64(0), base{newest: true}
 	if newest >= 0 {
 		first = r.snapshots[newest]
-		if err := r.fill([]span{{}}, newest, true); err != nil {
+		var err error
+		if b, err = r.fill([]span{{}}, newest, true); err != nil {
 			return err
 		}
 	} else {
 		r.gap("there is no snapshot")
 	}
-	return r.replay(first, 1<<63, nil, true)
+	return r.replay(first, 1<<63, nil, b)
 }
 
 // gap notes that something is missing.
@@ -103,27 +104,37 @@ func (r *restorer) gap(format string, args ...any) {
 	}
 }
 
+// base is what a log is replayed onto: a snapshot, which has the updates before frame
+// first of this run, but for the keys in holes.
+type base struct {
+	newest     bool // it is the newest snapshot, or there is none
+	run, first uint64
+	holes      []span // not nil, unless there is no snapshot
+}
+
+// spans returns the keys for which a frame of that run is to be replayed, of those in all.
+func (b base) spans(run, seq uint64, all []span) []span {
+	if run == b.run && seq < b.first {
+		return b.holes
+	}
+	return all
+}
+
 // fill puts the keys in spans into the engine, as they were at snapshot i. newest
 // says that it is the newest one.
-func (r *restorer) fill(spans []span, i int, newest bool) error {
-	holes, err := r.holes(i, newest)
+func (r *restorer) fill(spans []span, i int, newest bool) (base, error) {
+	holes, foot, err := r.holes(i, newest)
 	if err != nil {
-		return err
+		return base{}, err
 	}
-	if need := intersect(spans, holes); len(need) > 0 {
+	b := base{newest: newest, run: foot.run, first: foot.first, holes: append([]span{}, intersect(spans, holes)...)}
+	if len(b.holes) > 0 {
 		r.gapsOf(i, holes)
-		from, to := uint64(0), r.snapshots[i]
-		if i > 0 {
-			from = r.snapshots[i-1]
-			if err := r.fill(need, i-1, false); err != nil {
-				return err
-			}
-		}
-		if err := r.replay(from, to, need, false); err != nil {
-			return err
+		if err := r.fillOlder(b.holes, i); err != nil {
+			return base{}, err
 		}
 	}
-	return r.blocks(i, func(f frame) error {
+	return b, r.blocks(i, func(f frame) error {
 		if f.kind != frameBlock {
 			return nil
 		}
@@ -131,20 +142,38 @@ func (r *restorer) fill(spans []span, i int, newest bool) error {
 	})
 }
 
+// fillOlder puts the keys in spans, which snapshot i lacks, into the engine from what is
+// older.
+func (r *restorer) fillOlder(spans []span, i int) (err error) {
+	from, to := uint64(0), r.snapshots[i]
+	var b base
+	if i > 0 {
+		from = r.snapshots[i-1]
+		if b, err = r.fill(spans, i-1, false); err != nil {
+			return err
+		}
+	}
+	if err := r.replay(from, to, spans, b); err != nil {
+		return err
+	}
+	return r.meets(to)
+}
+
 // gapsOf reports the holes of a snapshot. If an older one and the logs since are good,
-// nothing is missing.
+// nothing is missing. The first one may be of an engine that was not empty before.
 func (r *restorer) gapsOf(i int, holes []span) {
 	name := snapshotName(r.snapshots[i])
-	if i == 0 && (len(r.logs) == 0 || r.logs[0] > r.snapshots[0]) {
+	if i == 0 {
 		r.gap("%s: %d bad blocks, and there is no older snapshot", name, len(holes))
 		return
 	}
 	r.report.Gaps = append(r.report.Gaps, fmt.Sprintf("%s: %d bad blocks, filled from what is older", name, len(holes)))
 }
 
-// holes reads snapshot i and returns the spans that its bad blocks had.
-func (r *restorer) holes(i int, newest bool) ([]span, error) {
+// holes reads snapshot i and returns the spans that its bad blocks had, and its footer.
+func (r *restorer) holes(i int, newest bool) ([]span, footer, error) {
 	var holes []span
+	var foot footer
 	lo, hole, complete := []byte(nil), false, false
 	want := uint64(1)
 	err := r.blocks(i, func(f frame) error {
@@ -153,11 +182,10 @@ func (r *restorer) holes(i int, newest bool) ([]span, error) {
 		}
 		want = f.seq + 1
 		if f.kind == frameFooter {
-			at, ok := decodeTime(f.payload)
-			if ok && newest {
-				r.report.Snapshot, r.report.Instant = at, at
+			foot, complete = decodeFooter(f.payload)
+			if complete && newest {
+				r.report.Snapshot, r.report.Instant = foot.at, foot.at
 			}
-			complete = true
 			return nil
 		}
 		var first, last []byte
@@ -178,18 +206,22 @@ func (r *restorer) holes(i int, newest bool) ([]span, error) {
 	if hole || !complete {
 		holes = append(holes, span{lo, nil})
 	}
-	return holes, err
+	return holes, foot, err
 }
 
-// blocks calls fn for each good frame of snapshot i. A file that cannot be opened has none.
+// blocks calls fn for each good frame of snapshot i. A file that is not there, or is
+// another one, has none.
 func (r *restorer) blocks(i int, fn func(frame) error) error {
 	file, err := os.Open(filepath.Join(r.dir, snapshotName(r.snapshots[i])))
 	if err != nil {
 		return ignoreAbsent(err)
 	}
 	defer file.Close()
-	frames, err := openFrames(file)
-	if err != nil && !errors.Is(err, errHeader) {
+	frames, err := openFrames(file, kindSnapshot, r.snapshots[i])
+	switch {
+	case errors.Is(err, errForeign):
+		return nil
+	case err != nil && !errors.Is(err, errHeader):
 		return err
 	}
 	for {
@@ -213,9 +245,9 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
-// replay puts the updates of the logs in [from, to) into the engine, only those of
-// keys in spans unless that is nil. last says that they are the newest logs.
-func (r *restorer) replay(from, to uint64, spans []span, last bool) error {
+// replay puts the updates of the logs in [from, to) into the engine, as far as they are
+// not in b, and only those of keys in spans unless that is nil.
+func (r *restorer) replay(from, to uint64, spans []span, b base) error {
 	r.writer, r.next = 0, 0
 	for i, n := range r.logs {
 		if n < from || n >= to {
@@ -224,23 +256,26 @@ func (r *restorer) replay(from, to uint64, spans []span, last bool) error {
 		if i > 0 && r.logs[i-1] != n-1 && n > from {
 			r.gap("%s is missing", logName(n-1))
 		}
-		if err := r.log(n, spans, last, last && i == len(r.logs)-1); err != nil {
+		if err := r.log(n, spans, b, b.newest && i == len(r.logs)-1); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// log replays one log. What is cut off at the end of the last one is younger than the
-// last stamp.
-func (r *restorer) log(n uint64, spans []span, newest, end bool) error {
+// log replays one log. end: it is the last one, and what is cut off at its end is younger
+// than its last stamp.
+func (r *restorer) log(n uint64, spans []span, b base, end bool) error {
 	file, err := os.Open(filepath.Join(r.dir, logName(n)))
 	if err != nil {
 		return ignoreAbsent(err)
 	}
 	defer file.Close()
-	frames, err := openFrames(file)
+	frames, err := openFrames(file, kindLog, n)
 	switch {
+	case errors.Is(err, errForeign):
+		r.gap("%s is missing: the file of that name is another one", logName(n))
+		return nil
 	case errors.Is(err, errHeader):
 		r.gap("%s: bad header", logName(n))
 	case err != nil:
@@ -256,23 +291,37 @@ func (r *restorer) log(n uint64, spans []span, newest, end bool) error {
 		if !ok {
 			return nil
 		}
-		if f.seq != r.next && r.next != 0 && skipped == 0 && f.kind != frameEnd {
+		if f.seq != r.next && r.next != 0 && skipped == 0 {
 			r.gap("%s: updates %d to %d were never written", logName(n), r.next, f.seq-1)
 		}
 		r.next = f.seq + 1
 		switch f.kind {
 		case frameStamp:
-			if at, ok := decodeTime(f.payload); ok && newest && r.report.Complete && at.After(r.report.Instant) {
+			if at, ok := decodeTime(f.payload); ok && b.newest && r.report.Complete && at.After(r.report.Instant) {
 				r.report.Instant = at
 			}
 		case frameBatch:
 			var updates int64
-			if err := r.add(f.payload, spans, &updates); err != nil {
+			if err := r.add(f.payload, b.spans(frames.header.run, f.seq, spans), &updates); err != nil {
 				return err
 			}
 			r.report.Updates++
 		}
 	}
+}
+
+// meets checks that log n, which is not to be replayed yet, goes on where the one before
+// has ended.
+func (r *restorer) meets(n uint64) error {
+	file, err := os.Open(filepath.Join(r.dir, logName(n)))
+	if err != nil {
+		return ignoreAbsent(err)
+	}
+	defer file.Close()
+	if frames, err := openFrames(file, kindLog, n); err == nil {
+		r.join(frames.header, n)
+	}
+	return nil // what is wrong with the file is noted when it is replayed
 }
 
 // join checks that a log goes on where the one before has ended.

@@ -3,12 +3,12 @@ package secondcopy
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"engramfs/store/meta"
@@ -17,9 +17,15 @@ import (
 // blockSize is what one checksum of a snapshot covers, and what bad bytes cost.
 const blockSize = 128 << 10
 
+// maxRetry is the longest time between two attempts to read an engine that cannot be
+// read: each of them reads all that comes before the damage.
+const maxRetry = time.Hour
+
+var errUnread = errors.New("the engine cannot be read")
+
 // snapshots takes a snapshot whenever one is asked for, until ctx ends.
 func (e *Engine) snapshots(ctx context.Context) {
-	for {
+	for wait := e.o.Retry; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -31,9 +37,15 @@ func (e *Engine) snapshots(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			e.o.Logger.Error("second copy: no snapshot", "dir", e.o.Dir, "err", err, "retry", e.o.Retry.String())
-			e.retrySnapshot(ctx)
+			e.o.Logger.Error("second copy: no snapshot", "dir", e.o.Dir, "err", err, "retry", wait.String())
+			e.retrySnapshot(ctx, wait)
+			if !errors.Is(err, errUnread) {
+				wait = e.o.Retry
+			} else if wait < maxRetry {
+				wait = min(2*wait, maxRetry)
+			}
 		default:
+			wait = e.o.Retry
 			e.o.Logger.Info("second copy: snapshot taken", "dir", e.o.Dir, "bytes", e.snapshotSize(), "took", e.o.Now().Sub(begin).String())
 		}
 	}
@@ -41,10 +53,10 @@ func (e *Engine) snapshots(ctx context.Context) {
 
 // retrySnapshot waits before the next attempt. What cannot be read from the engine,
 // too, may be readable later.
-func (e *Engine) retrySnapshot(ctx context.Context) {
+func (e *Engine) retrySnapshot(ctx context.Context, wait time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(e.o.Retry):
+	case <-time.After(wait):
 		e.askSnapshot()
 	}
 }
@@ -114,10 +126,10 @@ func (e *Engine) writeSnapshot(ctx context.Context, n uint64, at time.Time) (siz
 	h := header{kind: kindSnapshot, number: n, run: e.run}
 	_, err = s.out.Write(h.encode())
 	if err == nil {
-		err = e.Engine.View(func(r meta.Reader) error { return s.all(r) })
+		err = e.read(s)
 	}
 	if err == nil {
-		err = s.footer(at)
+		err = s.end(footer{at: at, run: e.run, first: s.first})
 	}
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return 0, err
@@ -128,6 +140,36 @@ func (e *Engine) writeSnapshot(ctx context.Context, n uint64, at time.Time) (siz
 	return s.size + headerSize, syncDir(e.o.Dir)
 }
 
+// read writes all that the engine holds. Every update that is in the log by then is in
+// what it writes, and none that depends on one that is not: so a log that breaks off
+// anywhere, as after a power cut, never puts back what the snapshot has newer.
+func (e *Engine) read(s *snapshotWriter) (err error) {
+	defer contain(&err)
+	const tries = 1000 // a try takes microseconds
+	for range tries {
+		s.first = e.nextSeq()
+		err = e.Engine.View(func(r meta.Reader) error {
+			if e.nextSeq() != s.first {
+				return errMoved
+			}
+			return s.all(r)
+		})
+		if !errors.Is(err, errMoved) {
+			break
+		}
+	}
+	return err
+}
+
+var errMoved = errors.New("there is no moment without an update")
+
+// contain makes an error of a panic, such as Pebble's about some kinds of damage.
+func contain(err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("%w: panic: %v\n%s", errUnread, v, debug.Stack())
+	}
+}
+
 // snapshotWriter writes the blocks of a snapshot.
 type snapshotWriter struct {
 	ctx    context.Context
@@ -135,6 +177,7 @@ type snapshotWriter struct {
 	block  []byte
 	frame  []byte
 	blocks uint64
+	first  uint64 // of the frames that it may lack
 	size   int64
 	began  time.Time // when the block was begun
 	err    error
@@ -150,7 +193,7 @@ func (s *snapshotWriter) all(r meta.Reader) error {
 		return s.err == nil
 	})
 	if err != nil {
-		return fmt.Errorf("read the engine: %w", err)
+		return fmt.Errorf("%w: %w", errUnread, err)
 	}
 	if len(s.block) > 0 && s.err == nil {
 		s.flush()
@@ -182,10 +225,9 @@ func (s *snapshotWriter) put(kind byte, payload []byte) {
 	s.err = errors.Join(s.err, err)
 }
 
-// footer says that the snapshot is complete.
-func (s *snapshotWriter) footer(at time.Time) error {
-	payload := binary.LittleEndian.AppendUint64(encodeTime(at), s.blocks)
+// end says that the snapshot is complete.
+func (s *snapshotWriter) end(f footer) error {
 	s.blocks++
-	s.put(frameFooter, payload)
+	s.put(frameFooter, f.encode())
 	return errors.Join(s.err, s.out.Flush())
 }

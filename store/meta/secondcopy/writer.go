@@ -17,6 +17,7 @@ import (
 // ended to Close.
 type writer struct {
 	e      *Engine
+	lock   *os.File // of the folder; nil: it is not locked
 	file   *os.File // nil: the copy has failed, or was lost
 	number uint64   // of the log, or of the last one there was
 	spare  []byte   // the buffer that is not in use
@@ -41,17 +42,14 @@ const maxLogs = 200
 // that the engine has; state is the engine's value of Options.StateKey.
 func (w *writer) open(state []byte) (joined bool, err error) {
 	e := w.e
-	if err := makeFolder(e.o.Dir); err != nil {
-		return false, fmt.Errorf("folder of the second copy: %w", err)
-	}
-	f, err := readFolder(e.o.Dir)
+	f, err := w.enter()
 	if err != nil {
 		return false, err
 	}
 	w.number = f.last()
 	if len(f.logs) > 0 && f.logs[len(f.logs)-1] == w.number {
-		t, err := readTail(filepath.Join(e.o.Dir, logName(w.number)))
-		joined = err == nil && t.closed && bytes.Equal(t.state, state)
+		t, err := readTail(e.o.Dir, w.number)
+		joined = err == nil && t.closed && len(state) > 0 && bytes.Equal(t.state, state)
 		e.instant = t.stamp
 		if now := e.o.Now(); t.stamp.After(now) {
 			e.instant = now // the clock was set back: later proofs would look older than this one
@@ -61,6 +59,23 @@ func (w *writer) open(state []byte) (joined bool, err error) {
 	e.snapSize, e.logBytes, ok = f.chain()
 	joined = joined && ok && len(f.logs) < maxLogs
 	return joined, w.create(1, joined)
+}
+
+// enter makes the folder and locks it, unless that is done, and lists what is in it.
+func (w *writer) enter() (folder, error) {
+	dir := w.e.o.Dir
+	err := makeFolder(dir)
+	if err == nil && w.lock == nil {
+		w.lock, err = lockFolder(dir)
+	}
+	if err != nil {
+		return folder{}, fmt.Errorf("folder of the second copy: %w", err)
+	}
+	f, err := readFolder(dir)
+	for _, name := range f.cutOff {
+		_ = os.Remove(filepath.Join(dir, name)) // it takes room, and no more
+	}
+	return f, err
 }
 
 // create begins the next log, durably. first is the number of its first frame.
@@ -74,7 +89,7 @@ func (w *writer) create(first uint64, joined bool) error {
 	h := header{kind: kindLog, number: w.number, run: w.e.run, first: first, joined: joined}
 	_, err = file.Write(h.encode())
 	if err = errors.Join(err, file.Sync(), syncDir(w.e.o.Dir)); err != nil {
-		return errors.Join(err, file.Close())
+		return errors.Join(err, file.Close(), os.Remove(name))
 	}
 	w.file = file
 	return nil
@@ -200,9 +215,16 @@ func (w *writer) settle() {
 // logs before it, or was lost.
 func (w *writer) rotate() (uint64, error) {
 	w.settle()
+	return w.next(w.write(true))
+}
+
+// next begins a new log after the write that was stamped with at.
+func (w *writer) next(at time.Time) (uint64, error) {
 	e := w.e
-	at := w.write(true)
 	e.mu.Lock()
+	if e.lost {
+		e.buf = e.buf[:0] // what follows it is missing: a log has no gap
+	}
 	// Frames that came since the write go to the new log, which has them in order.
 	first, joined := e.seq, !e.lost && e.err == nil
 	if len(e.buf) > 0 {
@@ -213,12 +235,11 @@ func (w *writer) rotate() (uint64, error) {
 	e.mu.Unlock()
 	err := w.retire()
 	if err == nil {
-		err = makeFolder(e.o.Dir)
+		var f folder
+		f, err = w.enter()
+		w.number = max(w.number, f.last())
 	}
 	if err == nil {
-		if f, ferr := readFolder(e.o.Dir); ferr == nil {
-			w.number = max(w.number, f.last())
-		}
 		err = w.create(first, joined)
 	}
 	if err != nil {
@@ -261,13 +282,21 @@ func (w *writer) finish() {
 func (w *writer) fail(err error) {
 	e := w.e
 	e.o.Logger.Error("second copy cannot be written", "dir", e.o.Dir, "err", err, "retry", e.o.Retry.String())
-	if w.file != nil {
-		_ = w.file.Close() // it has failed already
-	}
-	w.file, w.unsynced, w.failedAt = nil, false, e.o.Now()
+	w.close() // so that a disk that was lost can be unmounted
+	w.unsynced, w.failedAt = false, e.o.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.err, e.lost, e.buf = err, true, nil
+}
+
+// close gives up the log and the folder. What counts of the log was synced before.
+func (w *writer) close() {
+	for _, f := range []*os.File{w.file, w.lock} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	w.file, w.lock = nil, nil
 }
 
 // proven notes that the copy has everything up to at.
@@ -287,7 +316,7 @@ func (e *Engine) markEnd(state []byte) error {
 	}
 	b := appendFrame(nil, frameEnd, e.seq, state, crc32.Checksum(state, castagnoli))
 	_, err := w.file.Write(b)
-	return errors.Join(err, fdatasync(w.file), w.file.Close())
+	return errors.Join(err, fdatasync(w.file))
 }
 
 func fdatasync(f *os.File) error {
