@@ -12,6 +12,7 @@ import (
 const (
 	maxXMLDepth = 64  // open elements
 	maxXMLAttrs = 256 // attributes of one element
+	maxXMLBound = 256 // namespace declarations in scope: each name is looked up in them
 )
 
 const (
@@ -115,6 +116,9 @@ func (p *xmlParser) push(s xml.StartElement) error {
 		if err := p.declare(a); err != nil {
 			return err
 		}
+	}
+	if len(p.bound) > maxXMLBound {
+		return p.bad("more than %d namespace declarations in scope", maxXMLBound)
 	}
 	for _, a := range s.Attr {
 		if _, err := p.resolve(a.Name, false); err != nil {

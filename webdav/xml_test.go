@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -294,4 +295,31 @@ func FuzzDeadAttr(f *testing.F) {
 			t.Fatalf("attribute %q = %q shows as %q: %v", attr, value, doc, err)
 		}
 	})
+}
+
+// TestXMLBindingsAreBounded: each name is looked up in all declarations in scope.
+func TestXMLBindingsAreBounded(t *testing.T) {
+	doc := func(n int) string {
+		var b strings.Builder
+		b.WriteString("<a><b>")
+		for i := range n {
+			if i%32 == 0 {
+				b.WriteString("<c")
+			}
+			fmt.Fprintf(&b, ` xmlns:n%d="urn:%d"`, i, i)
+			if i%32 == 31 || i == n-1 {
+				b.WriteString(">")
+			}
+		}
+		b.WriteString("<n0:x/>")
+		b.WriteString(strings.Repeat("</c>", (n+31)/32))
+		b.WriteString("</b></a>")
+		return b.String()
+	}
+	if _, err := innerOf(doc(maxXMLBound)); err != nil {
+		t.Errorf("%d declarations: %v", maxXMLBound, err)
+	}
+	if _, err := innerOf(doc(maxXMLBound + 1)); !errors.Is(err, errXML) {
+		t.Errorf("%d declarations: %v, want errXML", maxXMLBound+1, err)
+	}
 }

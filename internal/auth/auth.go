@@ -153,7 +153,8 @@ func (a *Authenticator) login(w http.ResponseWriter, r *http.Request, t *table, 
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
-	case <-r.Context().Done():
+	case <-r.Context().Done(): // the client may still read, and nothing would be a 200
+		http.Error(w, "too many logins at once", http.StatusServiceUnavailable)
 		return "", false
 	}
 	// A client opens many connections at once: one of them has paid by now.

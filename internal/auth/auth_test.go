@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -370,5 +371,23 @@ func BenchmarkRequireVerified(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		h.ServeHTTP(w, r)
+	}
+}
+
+// TestLoginThatIsGivenUp: a client that no longer sends may still read, and an answer that
+// nobody writes is a 200.
+func TestLoginThatIsGivenUp(t *testing.T) {
+	a, _ := newTest(t)
+	for range kdfSlots {
+		a.slots <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+	r.SetBasicAuth("ann", "secret")
+	w := httptest.NewRecorder()
+	a.Require(echo).ServeHTTP(w, r)
+	if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "user=") {
+		t.Errorf("%d %q, want 503", w.Code, w.Body)
 	}
 }
