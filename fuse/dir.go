@@ -2,7 +2,6 @@ package fuse
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -23,11 +22,8 @@ type dirHandle struct {
 	ino store.Ino
 
 	// mu protects the fields below and orders the readers of the directory.
-	mu sync.Mutex
-	// names of the entries that were returned, one after the other in text;
-	// ends[i] is where the name with the cookie firstCookie+i ends.
-	text []byte
-	ends []uint32
+	mu      sync.Mutex
+	cookies dirCookies
 	// ahead is what was read and not yet returned. It follows the entry with the
 	// cookie aheadAt. whole: nothing comes after it.
 	ahead   []store.Dirent
@@ -42,9 +38,6 @@ const (
 	dotDotCookie = 2
 	firstCookie  = 3
 )
-
-// maxDirText bounds the names that a directory handle remembers.
-const maxDirText = 1<<32 - 1
 
 // OpenDir is opendir(3).
 func (fs *fileSystem) OpenDir(_ <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
@@ -170,7 +163,7 @@ func (p *plusReply) undo(status *gofuse.Status) {
 // returns false because the reply is full. real is nil for "." and "..".
 func (d *dirHandle) read(ctx context.Context, fs *fileSystem, off uint64, add func(e gofuse.DirEntry, real *store.Dirent) bool) error {
 	if off == 0 { // rewinddir(3): from now on other cookies count
-		d.text, d.ends, d.ahead, d.aheadAt, d.whole = d.text[:0], d.ends[:0], nil, 0, false
+		d.cookies, d.ahead, d.aheadAt, d.whole = dirCookies{}, nil, 0, false
 		if !add(gofuse.DirEntry{Name: ".", Ino: uint64(d.ino), Mode: store.ModeDir, Off: dotCookie}, nil) {
 			return nil
 		}
@@ -186,9 +179,10 @@ func (d *dirHandle) read(ctx context.Context, fs *fileSystem, off uint64, add fu
 		}
 		off = dotDotCookie
 	}
-	if off > d.lastCookie() {
+	if off > d.cookies.last() {
 		return nil // a cookie that was never given
 	}
+	d.cookies.thin(off)
 	for {
 		if err := d.readAhead(ctx, fs, off); err != nil {
 			return err
@@ -198,13 +192,11 @@ func (d *dirHandle) read(ctx context.Context, fs *fileSystem, off uint64, add fu
 		}
 		for len(d.ahead) > 0 {
 			e := &d.ahead[0]
-			cookie := d.cookieAfter(off, e.Name)
+			cookie := d.cookies.after(off, e.Name)
 			if !add(gofuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: cookie}, e) {
 				return nil
 			}
-			if err := d.remember(cookie, e.Name); err != nil {
-				return err
-			}
+			d.cookies.remember(off, cookie, e.Name)
 			d.ahead = d.ahead[1:]
 			d.aheadAt, off = cookie, cookie
 		}
@@ -216,54 +208,20 @@ func (d *dirHandle) readAhead(ctx context.Context, fs *fileSystem, off uint64) e
 	if d.aheadAt == off && (len(d.ahead) > 0 || d.whole) {
 		return nil
 	}
-	d.ahead, d.aheadAt, d.whole = make([]store.Dirent, 0, min(dirChunk, 16+4*len(d.ends))), off, true
-	err := fs.store.ReadDir(ctx, d.ino, d.name(off), func(e store.Dirent) bool {
-		if len(d.ahead) == dirChunk {
-			d.whole = false
-			return false
-		}
-		d.ahead = append(d.ahead, e)
-		return true
-	})
+	d.ahead, d.aheadAt, d.whole = make([]store.Dirent, 0, min(dirChunk, 16+4*len(d.cookies.hashes))), off, true
+	after, err := d.cookies.name(ctx, fs.store, d.ino, off)
+	if err == nil {
+		err = fs.store.ReadDir(ctx, d.ino, after, func(e store.Dirent) bool {
+			if len(d.ahead) == dirChunk {
+				d.whole = false
+				return false
+			}
+			d.ahead = append(d.ahead, e)
+			return true
+		})
+	}
 	if err != nil {
 		d.ahead, d.aheadAt, d.whole = nil, 0, false
 	}
 	return err
-}
-
-func (d *dirHandle) lastCookie() uint64 { return firstCookie - 1 + uint64(len(d.ends)) }
-
-// name returns the name with the cookie, "" for those before the first.
-func (d *dirHandle) name(cookie uint64) string {
-	if cookie < firstCookie {
-		return ""
-	}
-	i := cookie - firstCookie
-	start := uint32(0)
-	if i > 0 {
-		start = d.ends[i-1]
-	}
-	return string(d.text[start:d.ends[i]])
-}
-
-// cookieAfter returns the cookie for a name that follows the entry with the
-// cookie off: the one that it has if it was returned there before.
-func (d *dirHandle) cookieAfter(off uint64, name string) uint64 {
-	if next := off + 1; next <= d.lastCookie() && d.name(next) == name {
-		return next
-	}
-	return d.lastCookie() + 1
-}
-
-// remember notes which name the cookie stands for.
-func (d *dirHandle) remember(cookie uint64, name string) error {
-	if cookie <= d.lastCookie() {
-		return nil
-	}
-	if len(d.text)+len(name) > maxDirText {
-		return store.ErrTooBig
-	}
-	d.text = append(d.text, name...)
-	d.ends = append(slices.Grow(d.ends, 1), uint32(len(d.text)))
-	return nil
 }

@@ -222,3 +222,78 @@ func TestReaddirOfMany(t *testing.T) {
 		}
 	}
 }
+
+// TestCookiesOutliveTheirNames reads a large directory to its end, which must not keep all
+// of its names in memory, changes it, and goes back to many places in it: from there on
+// everything comes that came after it, and nothing from before.
+func TestCookiesOutliveTheirNames(t *testing.T) {
+	m := mountForTest(t, Options{})
+	const files = 2000
+	dir, random := m.path("d"), rand.New(rand.NewPCG(3, 4))
+	must(t, os.Mkdir(dir, 0o755))
+	name := func(i int, of string) string { return fmt.Sprintf("%06d-%s%s", i, of, strings.Repeat("x", 200)) }
+	for i := range files {
+		must(t, unix.Mknod(dir+"/"+name(i, "b"), unix.S_IFREG|0o600, 0))
+	}
+	fd := openDir(t, dir)
+	var all []dirEntry
+	for {
+		entries := getdents(t, fd, 3000)
+		if len(entries) == 0 {
+			break
+		}
+		all = append(all, entries...)
+	}
+	if len(all) != files+2 {
+		t.Fatalf("%d entries", len(all))
+	}
+	m.fs.dirs.mu.Lock()
+	for _, d := range m.fs.dirs.open {
+		d.mu.Lock()
+		if n := len(d.cookies.kept); n > files/keepEvery+200 {
+			t.Errorf("%d of %d names are kept", n, files)
+		}
+		d.mu.Unlock()
+	}
+	m.fs.dirs.mu.Unlock()
+	gone := map[string]bool{}
+	for i := range files {
+		if random.IntN(3) == 0 || i > 1000 && i < 1500 || i > files-100 {
+			must(t, os.Remove(dir+"/"+name(i, "b")))
+			gone[name(i, "b")] = true
+		}
+		if random.IntN(3) == 0 {
+			must(t, unix.Mknod(dir+"/"+name(i, []string{"a", "c"}[i%2]), unix.S_IFREG|0o600, 0))
+		}
+	}
+	for _, i := range random.Perm(len(all))[:400] {
+		want := ""
+		for _, e := range all[i+1:] {
+			if !gone[e.name] {
+				want = e.name
+				break
+			}
+		}
+		if _, err := unix.Seek(fd, all[i].cookie, unix.SEEK_SET); err != nil {
+			t.Fatal(err)
+		}
+		if got := nextOld(t, fd); got != want {
+			t.Fatalf("after %.10s comes %.10s, want %.10s", all[i].name, got, want)
+		}
+	}
+}
+
+// nextOld returns the first entry from here on that was there from the first.
+func nextOld(t *testing.T, fd int) string {
+	for {
+		entries := getdents(t, fd, 3000)
+		if len(entries) == 0 {
+			return ""
+		}
+		for _, e := range entries {
+			if len(e.name) < 8 || e.name[7] == 'b' {
+				return e.name
+			}
+		}
+	}
+}

@@ -3,6 +3,7 @@ package fuse
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -177,6 +178,27 @@ func TestTimesCanBeAnything(t *testing.T) {
 	}
 	if d := time.Since(time.Unix(after.Mtim.Unix())); d < 0 || d > time.Minute {
 		t.Errorf("UTIME_NOW is %v ago", d)
+	}
+}
+
+// TestTimesBeyondTheStoresRange become its first or last second, not another year.
+func TestTimesBeyondTheStoresRange(t *testing.T) {
+	m := mountForTest(t, Options{AttrTimeout: 0})
+	must(t, os.WriteFile(m.path("f"), nil, 0o644))
+	for _, c := range []struct{ sec, want int64 }{
+		{10_413_792_000, maxSeconds}, {-10_000_000_000, -maxSeconds}, // 2300 and 1653
+		{math.MaxInt64, maxSeconds}, {math.MinInt64, -maxSeconds},
+	} {
+		ts := unix.Timespec{Sec: c.sec, Nsec: 5}
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, m.path("f"), []unix.Timespec{ts, ts}, 0))
+		if st := stat(t, m.path("f")); st.Atim.Sec != c.want || st.Mtim.Sec != c.want || st.Atim.Nsec != 0 {
+			t.Errorf("%d became %v and %v, want %d", c.sec, st.Atim, st.Mtim, c.want)
+		}
+	}
+	last := unix.Timespec{Sec: maxSeconds, Nsec: 999_999_999}
+	must(t, unix.UtimesNanoAt(unix.AT_FDCWD, m.path("f"), []unix.Timespec{last, last}, 0))
+	if st := stat(t, m.path("f")); st.Mtim != last {
+		t.Errorf("the last nanosecond became %v", st.Mtim)
 	}
 }
 
