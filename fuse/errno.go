@@ -37,6 +37,7 @@ var errnos = []struct {
 	{store.ErrStale, syscall.ESTALE},
 	{store.ErrLocked, syscall.EBUSY},
 	{store.ErrDeadlock, syscall.EDEADLK},
+	{store.ErrLockLimit, syscall.ENOLCK},
 	{store.ErrNotDir, syscall.ENOTDIR},
 	{store.ErrIsDir, syscall.EISDIR},
 	{store.ErrNotEmpty, syscall.ENOTEMPTY},

@@ -35,6 +35,7 @@ func TestErrno(t *testing.T) {
 		{store.ErrStale, syscall.ESTALE},
 		{store.ErrLocked, syscall.EBUSY},
 		{store.ErrDeadlock, syscall.EDEADLK},
+		{store.ErrLockLimit, syscall.ENOLCK},
 		{store.ErrNotDir, syscall.ENOTDIR},
 		{store.ErrIsDir, syscall.EISDIR},
 		{store.ErrNotEmpty, syscall.ENOTEMPTY},

@@ -64,9 +64,13 @@ type FileLock struct {
 	PID       uint32
 }
 
-// MaxFileLocks bounds the locks of all files together; beyond it Lock returns
-// ErrLockLimit (ENOLCK).
-const MaxFileLocks = 1_000_000
+// MaxFileLocks bounds the locks of all files together, and MaxLocksPerFile those of one
+// kind on one file, all of which every request there has to look at while nobody else
+// can lock anything. Beyond them Lock returns ErrLockLimit (ENOLCK).
+const (
+	MaxFileLocks    = 1_000_000
+	MaxLocksPerFile = 10_000
+)
 
 // The table's lock comes after every other.
 const (
@@ -164,7 +168,7 @@ func (t *FileLocks) request(s *fileLocks, ino Ino, l FileLock, wait bool) (*lock
 	}
 	switch {
 	case f.conflict(&l) == nil:
-		if s.count >= MaxFileLocks {
+		if s.count >= MaxFileLocks || len(f.held[kindOf(&l)]) >= MaxLocksPerFile {
 			return nil, ErrLockLimit
 		}
 		t.put(s, ino, &l, true)
@@ -414,9 +418,8 @@ func (c *change) unlockedBelow(top Ino) error {
 		return err
 	}
 	for _, ino := range inos {
-		below := false
-		err := c.s.ancestors(ino, func(a Ino) bool { below = a == top; return !below })
-		if err != nil && !errors.Is(err, ErrStale) {
+		below, err := c.s.below(ino, top)
+		if err != nil {
 			return err
 		}
 		if below {

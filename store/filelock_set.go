@@ -103,35 +103,34 @@ func (s *fileLocks) dequeue(w *lockWait) {
 // stands against l waits, directly or through others, for l's owner.
 func (s *fileLocks) deadlocks(ino Ino, l *FileLock) bool {
 	seen := map[lockOwner]bool{}
-	next := s.files[ino].blockers(nil, l)
-	for len(next) > 0 {
+	next := s.waitingFor(nil, s.files[ino], l, seen)
+	for len(next) > 0 && !seen[l.owner()] {
 		o := next[len(next)-1]
 		next = next[:len(next)-1]
-		if o == l.owner() {
-			return true
-		}
-		if seen[o] {
-			continue
-		}
-		seen[o] = true
 		for _, w := range s.waits[o] {
 			if w.state.Load() == waiting {
-				next = s.files[w.ino].blockers(next, &w.lock)
+				next = s.waitingFor(next, s.files[w.ino], &w.lock, seen)
 			}
 		}
 	}
-	return false
+	return seen[l.owner()]
 }
 
-// blockers appends the owners of the locks that stand against l.
-func (f *lockedFile) blockers(to []lockOwner, l *FileLock) []lockOwner {
+// waitingFor adds to seen the owners of the locks in f that stand against l, and appends
+// those of them that were not in it and wait themselves.
+func (s *fileLocks) waitingFor(to []lockOwner, f *lockedFile, l *FileLock, seen map[lockOwner]bool) []lockOwner {
 	if f == nil {
 		return to
 	}
 	held := f.held[kindOf(l)]
 	for i := range held {
-		if held[i].against(l) {
-			to = append(to, held[i].owner())
+		o := held[i].owner()
+		if !held[i].against(l) || seen[o] {
+			continue
+		}
+		seen[o] = true
+		if len(s.waits[o]) > 0 {
+			to = append(to, o)
 		}
 	}
 	return to
@@ -199,6 +198,7 @@ func exclusives(locks []FileLock) (n int) {
 // beyond the range stays; locks of one mode that touch become one.
 func replaceRange(held []FileLock, l FileLock, take bool) []FileLock {
 	next := make([]FileLock, 0, len(held)+2)
+	var pieces []FileLock // at most one that reaches beyond each end, and l
 	for _, have := range held {
 		switch {
 		case have.owner() != l.owner(), !take && !overlap(&have, &l), !overlap(&have, &l) && !touch(&have, &l):
@@ -209,25 +209,31 @@ func replaceRange(held []FileLock, l FileLock, take bool) []FileLock {
 			if have.Start < l.Start {
 				left := have
 				left.End = min(have.End, l.Start-1)
-				next = append(next, left)
+				pieces = append(pieces, left)
 			}
 			if have.End > l.End {
 				right := have
 				right.Start = max(have.Start, l.End+1)
-				next = append(next, right)
+				pieces = append(pieces, right)
 			}
 		}
 	}
 	if take {
-		next = append(next, l)
+		pieces = append(pieces, l)
 	}
-	slices.SortFunc(next, func(a, b FileLock) int {
-		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Owner, b.Owner))
-	})
+	for _, p := range pieces {
+		i, _ := slices.BinarySearchFunc(next, p, compareLocks)
+		next = slices.Insert(next, i, p)
+	}
 	if len(next) == 0 {
 		return nil
 	}
 	return next
+}
+
+// compareLocks is the order of lockedFile.held.
+func compareLocks(a, b FileLock) int {
+	return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Origin, b.Origin), cmp.Compare(a.Owner, b.Owner))
 }
 
 func overlap(a, b *FileLock) bool { return a.Start <= b.End && b.Start <= a.End }

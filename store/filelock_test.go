@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -475,4 +476,64 @@ func BenchmarkReleaseOfUnlocked(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestLocksPerFileAreBounded: one file cannot make every request on it slow, and others
+// have their own bound.
+func TestLocksPerFileAreBounded(t *testing.T) {
+	locks := storetest.New(t).FileLocks()
+	for i := range uint64(store.MaxLocksPerFile) {
+		if err := locks.Lock(ctx, 7, recordLock(i, true, 2*i, 2*i), false); err != nil {
+			t.Fatalf("lock %d: %v", i, err)
+		}
+	}
+	last := recordLock(1, true, 2*store.MaxLocksPerFile, 2*store.MaxLocksPerFile)
+	wantErr(t, "one more", locks.Lock(ctx, 7, last, false), store.ErrLockLimit)
+	if err := locks.Lock(ctx, 7, fileLock(1, true), false); err != nil {
+		t.Errorf("of the other kind: %v", err)
+	}
+	if err := locks.Lock(ctx, 8, last, false); err != nil {
+		t.Errorf("on another file: %v", err)
+	}
+	if err := locks.Unlock(7, recordLock(1, true, 2, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := locks.Lock(ctx, 7, last, false); err != nil {
+		t.Errorf("after an unlock: %v", err)
+	}
+}
+
+// TestDeadlockSearchMeetsEachOwnerOnce: what many wait for is not counted once for each of
+// them, when each waits for the next as well.
+func TestDeadlockSearchMeetsEachOwnerOnce(t *testing.T) {
+	const waiters, owners, ino = 300, 3000, 7
+	locks := storetest.New(t).FileLocks()
+	hold := func(l store.FileLock) {
+		t.Helper()
+		if err := locks.Lock(ctx, ino, l, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for o := range uint64(owners) {
+		hold(recordLock(waiters+2+o, false, 0, 2*waiters))
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for w := range uint64(waiters) { // number w holds byte w and waits for byte w+1
+		hold(recordLock(w+1, false, w, w))
+		wg.Go(func() { _ = locks.Lock(waiting, ino, recordLock(w+1, true, w+1, w+1), true) })
+	}
+	eventually(t, "all wait", func() bool { return locks.Waiting(ino) == waiters })
+	ended, end := context.WithCancel(ctx)
+	end()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := locks.Lock(ended, ino, recordLock(waiters+1, true, 0, 0), true)
+	runtime.ReadMemStats(&after)
+	wantErr(t, "a wait that ended", err, context.Canceled)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
+		t.Errorf("%d owners and %d waiters cost %d bytes", owners, waiters, n)
+	}
+	cancel()
+	wg.Wait()
 }
