@@ -3,6 +3,7 @@ package fuse
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -56,8 +57,20 @@ func splitTime(ns int64) (sec uint64, nsec uint32) {
 	return uint64(s), uint32(n)
 }
 
-// joinTime is the inverse of splitTime.
-func joinTime(sec uint64, nsec uint32) time.Time { return time.Unix(int64(sec), int64(nsec)) }
+// maxSeconds is the last second of which the store can keep every nanosecond: in
+// April 2262. The first one is as long before 1970.
+const maxSeconds = math.MaxInt64/int64(time.Second) - 1
+
+// joinTime is the inverse of splitTime. What the store cannot keep becomes the first or
+// the last second that it can, as the kernel's timestamp_truncate does for the file
+// systems that tell it their limits.
+func joinTime(sec uint64, nsec uint32) time.Time {
+	s := max(-maxSeconds, min(int64(sec), maxSeconds))
+	if s != int64(sec) {
+		nsec = 0
+	}
+	return time.Unix(s, int64(nsec))
+}
 
 // attrTimeout returns how long the kernel may use the attributes of ino.
 // Recovered data and files that the kernel writes itself are not to be kept.
@@ -160,6 +173,9 @@ func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *gofuse.SetAttrIn, out *gofu
 	}
 	asked := fs.table.asked.Load()
 	a, err := fs.setAttr(ctx, ino, set)
+	if err == nil && set.Size != nil && fs.o.Sync {
+		err = fs.store.SyncContent(ctx, ino) // a restart believes no size that the content has not
+	}
 	if err == nil {
 		err = fs.committed(ctx)
 	}

@@ -19,6 +19,7 @@ const (
 	MaxXattrName  = 255       // bytes in an extended attribute's name
 	MaxXattrValue = 64 << 10  // bytes in an extended attribute's value
 	MaxXattrNames = 64 << 10  // bytes in all names of one inode's, each with a NUL (listxattr(2))
+	MaxXattrBytes = 1 << 20   // bytes in all names and values of one inode's: they are read, and copied, at once
 	MaxFileSize   = 1 << 53   // bytes in a file
 )
 
@@ -65,9 +66,9 @@ type Attr struct {
 	// that only Store.Allocated knows what it takes on the disk. Otherwise that is
 	// Size, rounded up to the disk's blocks.
 	Sparse bool
-	// Native: the content is just being written past the store (Handle.Native).
-	// Size and times are current, but Version does not count these writes, so
-	// that it makes no ETag.
+	// Native: the content may just be written past the store (Handle.Native).
+	// Size and times are current as far as the kernel tells them, but Version does
+	// not count these writes, so that ETag stands for none of these contents.
 	Native bool
 }
 
@@ -172,5 +173,6 @@ type Dirent struct {
 // Cond decides under the locks of a change whether it may happen: cur is the
 // inode that the name has now, nil when it has none. A non-nil error refuses
 // the change, which then has changed nothing. A Cond may be called more than
-// once, must be pure and must not call the store.
+// once. Of the store it may call nothing but Now and the DAVLocks, whose lock
+// comes after every inode's.
 type Cond func(cur *Attr) error

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -43,12 +44,6 @@ type cutMark struct {
 	to atomic.Int64
 }
 
-func newCutMark() *cutMark {
-	m := &cutMark{}
-	m.to.Store(math.MaxInt64)
-	return m
-}
-
 // blobCache keeps blobs open: those being read, and the most recently used
 // others, so that a file read in small pieces is not opened for each.
 type blobCache struct {
@@ -58,8 +53,8 @@ type blobCache struct {
 	// mu protects the fields below.
 	mu    sync.Mutex
 	blobs map[blob.ID]*openBlob
-	// cuts are the marks of blobs that were forgotten and are still read.
-	cuts  map[blob.ID]*cutMark
+	// old are those that were forgotten and are still read.
+	old   map[blob.ID][]*openBlob
 	idle  openBlob // sentinel of the list of unreferenced blobs, least recently used last
 	idles int
 }
@@ -67,7 +62,7 @@ type blobCache struct {
 const maxIdleBlobs = 256
 
 func newBlobCache(s *Store) *blobCache {
-	c := &blobCache{s: s, blobs: make(map[blob.ID]*openBlob), cuts: make(map[blob.ID]*cutMark)}
+	c := &blobCache{s: s, blobs: make(map[blob.ID]*openBlob), old: make(map[blob.ID][]*openBlob)}
 	c.idle.prev, c.idle.next = &c.idle, &c.idle
 	return c
 }
@@ -89,13 +84,21 @@ func (c *blobCache) get(id blob.ID, ino Ino) (*openBlob, error) {
 		c.mu.Unlock()
 		return b, errors.Join(f.Close())
 	}
-	b = &openBlob{id: id, file: f, refs: 1, ino: ino, cuts: c.cuts[id], sums: make(map[uint32][]byte)}
-	if b.cuts == nil {
-		b.cuts = newCutMark()
-	}
+	b = &openBlob{id: id, file: f, refs: 1, ino: ino, cuts: c.mark(id), sums: make(map[uint32][]byte)}
 	c.blobs[id] = b
 	c.mu.Unlock()
 	return b, nil
+}
+
+// mark returns the mark for a blob that nobody reads, or only those who have it open from
+// before it was forgotten. The caller holds mu.
+func (c *blobCache) mark(id blob.ID) *cutMark {
+	if old := c.old[id]; len(old) > 0 {
+		return old[0].cuts
+	}
+	m := &cutMark{}
+	m.to.Store(math.MaxInt64)
+	return m
 }
 
 func (c *blobCache) use(id blob.ID, ino Ino) *openBlob {
@@ -114,8 +117,9 @@ func (c *blobCache) use(id blob.ID, ino Ino) *openBlob {
 func (c *blobCache) readFor(id blob.ID, ino Ino) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	other := func(b *openBlob) bool { return b.refs > 0 && (b.mixed || b.ino != ino) }
 	b := c.blobs[id]
-	return b != nil && b.refs > 0 && (b.mixed || b.ino != ino)
+	return b != nil && other(b) || slices.ContainsFunc(c.old[id], other)
 }
 
 // take adds a reference for ino. The caller holds mu.
@@ -123,10 +127,7 @@ func (c *blobCache) take(b *openBlob, ino Ino) {
 	c.gets.Add(1)
 	if b.refs == 0 {
 		c.unpark(b)
-		b.ino, b.mixed = ino, false
-		if c.cuts[b.id] == nil { // nobody else reads it
-			b.cuts = newCutMark()
-		}
+		b.ino, b.mixed, b.cuts = ino, false, c.mark(b.id)
 	}
 	b.mixed = b.mixed || b.ino != ino
 	b.refs++
@@ -150,8 +151,9 @@ func (c *blobCache) put(b *openBlob) {
 		delete(c.blobs, b.id)
 	}
 	if c.blobs[b.id] != b { // forgotten meanwhile
-		if c.cuts[b.id] == b.cuts {
-			delete(c.cuts, b.id)
+		c.old[b.id] = slices.DeleteFunc(c.old[b.id], func(o *openBlob) bool { return o == b })
+		if len(c.old[b.id]) == 0 {
+			delete(c.old, b.id)
 		}
 		c.mu.Unlock()
 		c.closeFile(b)
@@ -184,7 +186,7 @@ func (c *blobCache) forget(id blob.ID) {
 	if b != nil {
 		b.unsealed.Store(true) // unseal does not find it any more
 		if b.refs > 0 {
-			c.cuts[id] = b.cuts
+			c.old[id] = append(c.old[id], b)
 		}
 	}
 	idle := b != nil && b.refs == 0
@@ -227,14 +229,12 @@ func (c *blobCache) unseal(id blob.ID) {
 func (c *blobCache) cut(id blob.ID, size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.cuts[id]
+	m := c.mark(id)
 	if b := c.blobs[id]; b != nil {
 		m = b.cuts
 	}
-	if m != nil {
-		m.to.Store(min(m.to.Load(), size))
-		m.n.Add(1)
-	}
+	m.to.Store(min(m.to.Load(), size))
+	m.n.Add(1)
 }
 
 // close closes what nobody reads; readers close the rest.

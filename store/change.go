@@ -35,7 +35,7 @@ type change struct {
 	files, dirs, bytes int64     // what the change adds to the usage
 	refs               []blob.ID // blobs that got a reference
 	drops              []blob.ID // blobs that lost one
-	orphans            bool      // the collector has new work
+	orphanDirs         int64     // directories that become orphans, less those that were
 	labels             bool      // the labeler has
 	moved              bool      // a directory has another path
 	quiet              bool      // its entries are below a directory that nobody can see yet
@@ -294,7 +294,7 @@ func (c *change) acquire(locks []poison.Locker, inos []Ino, readOnly bool) ([]po
 
 // hit lets a drill on one of the inodes locked for writing strike at point.
 func (c *change) hit(point string) error {
-	if c.locks.background {
+	if c.locks.background || len(c.locks.write) == 0 {
 		return nil
 	}
 	return c.s.faults.hit(point, c.locks.write...)
@@ -308,6 +308,7 @@ func (c *change) empty() bool {
 
 // append puts the whole change into the engine as one batch.
 func (c *change) append() error {
+	c.s.collector.dirs.Add(max(c.orphanDirs, 0)) // before the batch: see reachable
 	err := c.s.engine.Update(func(tx meta.Txn) error {
 		buf := make([]byte, 0, 192) // most records are shorter
 		put := func(v *inode) {
@@ -398,7 +399,8 @@ func (c *change) finish(published bool) {
 		}
 	}
 	defer func() { // also if counting dies
-		if len(c.drops) > 0 || c.orphans {
+		c.s.collector.dirs.Add(min(c.orphanDirs, 0))
+		if len(c.drops) > 0 || c.orphanDirs > 0 {
 			c.s.collector.wake()
 		}
 		if c.labels {
@@ -472,7 +474,7 @@ func (c *change) edit(ino Ino) (*inode, error) {
 }
 
 // editDir is edit for a directory whose entries change. ErrNotDir: it is none;
-// ErrStale: it was removed.
+// ErrStale: it was removed, alone or with a tree that it is in.
 func (c *change) editDir(ino Ino) (*inode, error) {
 	v, err := c.view(ino)
 	if err != nil {
@@ -483,6 +485,9 @@ func (c *change) editDir(ino Ino) (*inode, error) {
 	}
 	if v.Nlink == 0 {
 		return nil, fmt.Errorf("%w: %d", ErrStale, ino)
+	}
+	if err := c.s.reachable(ino); err != nil {
+		return nil, err
 	}
 	if v, err = c.edit(ino); err != nil {
 		return nil, err

@@ -28,7 +28,9 @@ type CloneOptions struct {
 // belong to o's user and group.
 //
 // The error matches ErrSubtree if the target is inside the source or contains
-// it, fs.ErrExist, ErrStale, or ErrPoisoned: a copy is not built on recovered data.
+// it, fs.ErrExist, ErrStale, also if a directory is removed while it is copied,
+// ErrDamaged if an entry's inode is lost, or ErrPoisoned: a copy is not built on
+// recovered data.
 // On an error nothing is visible.
 func (s *Store) Clone(ctx context.Context, src, parent Ino, name string, o CloneOptions) (a Attr, replaced bool, err error) {
 	if err := CheckName(name); err != nil {
@@ -146,23 +148,13 @@ func (c *change) makeRoom(parent Ino, name string, from Ino, src *inode, o Clone
 			}
 		}
 	}
-	if o.Source != nil && src != nil {
-		if err := o.Source(&src.Attr); err != nil {
+	if src != nil {
+		if err := c.ask(o.Source, from); err != nil {
 			return false, err
 		}
 	}
-	var cur *Attr
-	if ok {
-		v, err := c.view(d.ino)
-		if err != nil {
-			return false, err
-		}
-		cur = &v.Attr
-	}
-	if o.Target != nil {
-		if err := o.Target(cur); err != nil {
-			return false, err
-		}
+	if err := c.ask(o.Target, d.ino); err != nil {
+		return false, err
 	}
 	if !ok {
 		return false, nil
@@ -170,7 +162,7 @@ func (c *change) makeRoom(parent Ino, name string, from Ino, src *inode, o Clone
 	if !o.Replace {
 		return false, fs.ErrExist
 	}
-	if cur.IsDir() {
+	if d.typ == ModeDir {
 		return true, c.detach(parent, name, d.ino)
 	}
 	return true, c.dropReplaced(parent, name, d.ino)
@@ -211,7 +203,7 @@ func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name str
 			v.Mtime = o.Mtime.UnixNano()
 		}
 		dir.Nlink++
-		c.delete(inoKey(keyOrphan, root))
+		c.unorphan(v)
 		c.setEntry(parent, name, v)
 		a = v.Attr
 		return nil
@@ -223,8 +215,12 @@ func (s *Store) attachClone(ctx context.Context, root, src, parent Ino, name str
 // complete, so that a crash leaves it to the collector.
 type treeClone struct{ contentClone }
 
-// cloneChunk is how many entries of a directory are copied in one batch.
-const cloneChunk = 256
+// A batch copies at most cloneChunk entries of a directory, and ends early at cloneBytes
+// of content and extended attributes, which are in memory until it is in the engine.
+const (
+	cloneChunk = 256
+	cloneBytes = 8 << 20
+)
 
 // build copies the directory src and returns the root of the copy, 0 if there is none.
 func (t *treeClone) build(ctx context.Context, src Ino) (root Ino, err error) {
@@ -239,18 +235,15 @@ func (t *treeClone) build(ctx context.Context, src Ino) (root Ino, err error) {
 		if err != nil {
 			return err
 		}
-		if t.o.Source != nil {
-			if err := t.o.Source(&v.Attr); err != nil {
-				return err
-			}
+		if err := c.ask(t.o.Source, src); err != nil {
+			return err
 		}
 		dup, err := t.duplicate(c, v, root)
 		if err != nil {
 			return err
 		}
-		dup.Nlink = 0
+		c.orphan(dup)
 		c.created = append(c.created, *dup)
-		c.put(inoKey(keyOrphan, root), []byte{})
 		return nil
 	})
 	if err != nil || t.o.Shallow {
@@ -290,69 +283,119 @@ func (t *treeClone) members(ctx context.Context, from, to Ino, descend func(from
 	if err = errors.Join(ferr, err); err != nil {
 		return err
 	}
-	return flush()
-}
-
-// chunk copies some entries in one batch.
-func (t *treeClone) chunk(ctx context.Context, from, to Ino, chunk []Dirent, descend func(from, to Ino)) error {
-	if err := t.s.faults.hit(faultCloneTree, from); err != nil {
+	if err := flush(); err != nil {
 		return err
 	}
+	// What was in a directory that was removed, or replaced, goes away bit by bit.
+	a, err := t.s.GetAttr(ctx, from)
+	if err == nil && a.Nlink == 0 {
+		err = fmt.Errorf("%w: directory %d was removed while it was copied", ErrStale, from)
+	}
+	return err
+}
+
+// errReplaced says that an entry means another inode than when the directory was read.
+var errReplaced = errors.New("store: entry was replaced")
+
+// chunk copies some entries.
+func (t *treeClone) chunk(ctx context.Context, from, to Ino, chunk []Dirent, descend func(from, to Ino)) error {
+	for len(chunk) > 0 {
+		done, err := t.batch(ctx, from, to, chunk, descend)
+		if errors.Is(err, errReplaced) {
+			done, err = 0, ctx.Err() // again, with what the entry means now
+		}
+		if err != nil {
+			return err
+		}
+		chunk = chunk[done:]
+	}
+	return nil
+}
+
+// batch copies the first entries of a chunk in one batch and returns how many.
+// errReplaced: none, and what one of them means has been put right.
+func (t *treeClone) batch(ctx context.Context, from, to Ino, chunk []Dirent, descend func(from, to Ino)) (done int, err error) {
+	if err := t.s.faults.hit(faultCloneTree, from); err != nil {
+		return 0, err
+	}
 	if err := t.s.space.take(t.s.now().UnixNano(), int64(len(chunk))*changeCost); err != nil {
-		return err
+		return 0, err
 	}
 	set := lockSet{write: []Ino{to}}
 	copies := make([]Ino, len(chunk))
 	for i, d := range chunk {
 		ino, err := t.s.allocIno()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		copies[i] = ino
 		set.read = append(set.read, d.Ino)
 	}
-	var skip map[int]bool // entries whose inode was removed since the directory was read
-	err := t.change(ctx, set, func(c *change) error {
+	var skip map[int]bool // entries that were removed since the directory was read
+	err = t.change(ctx, set, func(c *change) error {
 		c.quiet = true
-		dir, err := c.edit(to)
-		if err != nil {
+		if _, err := c.edit(to); err != nil {
 			return err
 		}
-		skip = nil
-		for i, d := range chunk {
-			v, err := c.viewHeld(d.Ino)
-			if errors.Is(err, ErrStale) {
-				if skip == nil {
-					skip = make(map[int]bool)
-				}
-				skip[i] = true
-				continue
-			}
+		done, skip = 0, make(map[int]bool)
+		for size := 0; done < len(chunk) && size < cloneBytes; done++ {
+			records := len(c.writes)
+			there, err := t.member(c, from, to, &chunk[done], copies[done])
 			if err != nil {
 				return err
 			}
-			dup, err := t.duplicate(c, v, copies[i])
-			if err != nil {
-				return err
+			skip[done] = !there
+			for _, w := range c.writes[records:] {
+				size += len(w.value)
 			}
-			dup.parent, dup.name = to, d.Name
-			if dup.IsDir() {
-				dir.Nlink++
-			}
-			c.created = append(c.created, *dup)
-			c.setEntry(to, d.Name, dup)
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for i, d := range chunk {
+	for i, d := range chunk[:done] {
 		if d.Type == ModeDir && !skip[i] {
 			descend(d.Ino, copies[i])
 		}
 	}
-	return nil
+	return done, nil
+}
+
+// member copies the entry d of from into to, as the inode number ino, and reports false
+// if there is no such entry any more. If its name means another inode now, that
+// becomes d's: errReplaced.
+func (t *treeClone) member(c *change, from, to Ino, d *Dirent, ino Ino) (there bool, err error) {
+	v, err := c.viewHeld(d.Ino)
+	if errors.Is(err, ErrStale) || err == nil && v.Nlink == 0 {
+		now, ok, err := c.entry(from, d.Name)
+		switch {
+		case err != nil || !ok:
+			return false, err
+		case now.ino == d.Ino:
+			return false, fmt.Errorf("%w: entry %q of directory %d names inode %d, which does not exist", ErrDamaged, d.Name, from, d.Ino)
+		}
+		d.Ino, d.Type = now.ino, now.typ
+		return false, errReplaced
+	}
+	if err != nil {
+		return false, err
+	}
+	dup, err := t.duplicate(c, v, ino)
+	if err != nil {
+		return false, err
+	}
+	dup.parent, dup.name = to, d.Name
+	if dup.IsDir() {
+		dir, err := c.edit(to)
+		if err != nil {
+			return false, err
+		}
+		dir.Nlink++
+	}
+	c.created = append(c.created, *dup)
+	c.setEntry(to, d.Name, dup)
+	return true, nil
 }
 
 // viewHeld is view for an inode that is held or else is gone.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"engramfs/store/blob"
@@ -69,6 +70,9 @@ func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change)
 		default:
 			err = k.s.sealFile(ctx, un.ino, sealOptions{})
 		}
+		if errors.Is(err, ErrStale) {
+			err = errBusy // removed meanwhile: fn knows what that means
+		}
 		if errors.Is(err, errBusy) {
 			select {
 			case <-time.After(writerPause):
@@ -88,12 +92,21 @@ func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change)
 // out whether it is still the content.
 func (k *contentClone) copyBlob(ctx context.Context, ino Ino) error {
 	var v inode
-	if err := k.s.read(ctx, "clone", ino, func(cur *inode) error { v = *cur; return nil }); err != nil {
+	var pin *openBlob // taken under the lock: the collector removes what was replaced since and is not open
+	err := k.s.read(ctx, "clone", ino, func(cur *inode) (err error) {
+		v = *cur
+		if v.content.kind == contentBlob && v.content.sealed {
+			pin, err = k.s.open.get(v.content.blob, ino)
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrStale):
+		return fmt.Errorf("%w: inode %d: content %s is missing", ErrDamaged, ino, v.content.blob)
+	case err != nil || pin == nil:
 		return err
 	}
-	if v.content.kind != contentBlob || !v.content.sealed {
-		return nil
-	}
+	defer k.s.open.put(pin)
 	if err := k.s.space.take(k.s.now().UnixNano(), v.Size); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"engramfs/store/blob"
@@ -19,11 +20,13 @@ type collector struct {
 	s    *Store
 	work chan struct{} // holds one token when there may be work
 	idle chan chan struct{}
+	// dirs counts the directories that are orphans in the engine, and is never less.
+	dirs atomic.Int64
 
 	// mu protects the fields below.
 	mu    sync.Mutex
-	blobs map[blob.ID]struct{} // being written, not yet referred to
-	trees map[Ino]struct{}     // copies of trees that are not yet attached
+	blobs map[blob.ID]bool // being written, not yet referred to; true: garbage has passed it by
+	trees map[Ino]struct{} // copies of trees that are not yet attached
 }
 
 // collectPause is slept between batches, so that a mass removal leaves the disk
@@ -35,18 +38,39 @@ const collectPause = time.Millisecond
 // engine's log was damaged it may be all that is left of a file.
 const leftoverAge = 24 * time.Hour
 
-func newCollector(s *Store) *collector {
-	return &collector{
+func newCollector(s *Store) (*collector, error) {
+	k := &collector{
 		s: s, work: make(chan struct{}, 1), idle: make(chan chan struct{}),
-		blobs: make(map[blob.ID]struct{}), trees: make(map[Ino]struct{}),
+		blobs: make(map[blob.ID]bool), trees: make(map[Ino]struct{}),
 	}
+	return k, k.countDirs()
+}
+
+// countDirs counts the directories among the orphans that the last run has left. What
+// cannot be read may be one.
+func (k *collector) countDirs() error {
+	var inos []Ino
+	err := k.s.engine.Scan([]byte{keyOrphan}, []byte{keyOrphan + 1}, func(key, _ []byte) bool {
+		inos = append(inos, inoOfKey(key))
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("inodes without a name: %w", err)
+	}
+	for _, ino := range inos {
+		v, err := readInode(k.s.engine, ino)
+		if err == nil && v.IsDir() && v.parent == 0 || err != nil && !errors.Is(err, ErrStale) {
+			k.dirs.Add(1)
+		}
+	}
+	return nil
 }
 
 // begin protects a blob that no inode refers to yet, until end.
 func (k *collector) begin(id blob.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.blobs[id] = struct{}{}
+	k.blobs[id] = false
 }
 
 // end gives up the protection. unused says that no change ever referred to the
@@ -54,10 +78,13 @@ func (k *collector) begin(id blob.ID) {
 // no reference now: the change that dropped it may not be durable yet.
 func (k *collector) end(id blob.ID, unused bool) {
 	k.mu.Lock()
+	passedBy := k.blobs[id]
 	delete(k.blobs, id)
 	k.mu.Unlock()
-	if !unused {
+	if passedBy {
 		k.wake()
+	}
+	if !unused {
 		return
 	}
 	if err := k.s.blobs.Delete(id); err != nil {
@@ -155,6 +182,9 @@ func (k *collector) round(ctx context.Context) {
 // resume finds what a crash has left over: content that no inode refers to.
 func (k *collector) resume(ctx context.Context) (err error) {
 	defer k.s.contain("resume", &err)
+	if k.s.writable() != nil {
+		return nil
+	}
 	var left []blob.Info
 	kept, keptBytes := 0, int64(0)
 	err = k.s.blobs.List(func(info blob.Info) error {
@@ -212,16 +242,23 @@ func (k *collector) resume(ctx context.Context) (err error) {
 func (k *collector) orphans(ctx context.Context) error {
 	skipped := make(map[Ino]bool)
 	var failed error
+	from, removed := []byte{keyOrphan}, false
 	for {
-		var inos []Ino
-		err := k.s.engine.Scan([]byte{keyOrphan}, []byte{keyOrphan + 1}, func(key, _ []byte) bool {
-			if ino := inoOfKey(key); !skipped[ino] {
-				inos = append(inos, ino)
+		var (
+			inos []Ino
+			last Ino
+		)
+		err := k.s.engine.Scan(from, []byte{keyOrphan + 1}, func(key, _ []byte) bool {
+			if last = inoOfKey(key); !skipped[last] {
+				inos = append(inos, last)
 			}
 			return len(inos) < 256
 		})
-		if err != nil || len(inos) == 0 {
+		if err != nil || len(inos) == 0 && !removed {
 			return errors.Join(failed, err)
+		}
+		if from = append(inoKey(keyOrphan, last), 0); len(inos) == 0 {
+			from, removed = []byte{keyOrphan}, false // child directories may have come before their parents
 		}
 		for _, ino := range inos {
 			if err := ctx.Err(); err != nil {
@@ -238,6 +275,7 @@ func (k *collector) orphans(ctx context.Context) error {
 			if !done || err != nil {
 				skipped[ino] = true
 			}
+			removed = removed || done
 		}
 	}
 }
@@ -308,7 +346,7 @@ func (k *collector) orphanBatch(ctx context.Context, ino Ino) (more, gone bool, 
 			return err
 		}
 		gone = true
-		c.delete(inoKey(keyOrphan, ino))
+		c.unorphan(&h.next)
 		return c.removeInode(h)
 	})
 	return more, gone, err
@@ -356,9 +394,7 @@ func (c *change) collectEntries(dir Ino, chunk []Dirent) error {
 			return err
 		}
 		if v.IsDir() {
-			v.Nlink, v.parent, v.name = 0, 0, ""
-			c.put(inoKey(keyOrphan, d.Ino), []byte{})
-			c.orphans = true
+			c.orphan(v)
 			continue
 		}
 		if err := c.dropLink(dir, d.Name, d.Ino); err != nil {
@@ -370,6 +406,9 @@ func (c *change) collectEntries(dir Ino, chunk []Dirent) error {
 
 // garbage removes blobs that lost their last reference, once that is durable.
 func (k *collector) garbage(ctx context.Context) error {
+	if k.s.writable() != nil {
+		return nil
+	}
 	type item struct {
 		key  []byte
 		id   blob.ID
@@ -411,10 +450,7 @@ func (k *collector) garbage(ctx context.Context) error {
 // it: a reference is only ever copied from an inode that has one. A blob that has some
 // gets another note with the last.
 func (k *collector) dropped(key []byte, id blob.ID, refs int64) error {
-	k.mu.Lock()
-	_, busy := k.blobs[id]
-	k.mu.Unlock()
-	if refs <= 0 && busy {
+	if refs <= 0 && k.busy(id) {
 		return nil // whoever wrote it is about to say so, and wakes us
 	}
 	if refs <= 0 {
@@ -432,6 +468,17 @@ func (k *collector) dropped(key []byte, id blob.ID, refs int64) error {
 		}
 		return forgetBlob(tx, id)
 	})
+}
+
+// busy reports whether the blob is being written; then its end wakes the collector.
+func (k *collector) busy(id blob.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.blobs[id]; !ok {
+		return false
+	}
+	k.blobs[id] = true
+	return true
 }
 
 // forgetBlob removes all records of a blob that does not exist any more.

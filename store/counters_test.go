@@ -8,7 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"engramfs/store"
+	"engramfs/store/blob"
+	"engramfs/store/meta/pebble"
 	"engramfs/store/poison"
 	"engramfs/store/storetest"
 )
@@ -104,5 +108,39 @@ func TestWatchOptionsAreUsed(t *testing.T) {
 	close(release)
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReadOnlyRemovesNothing: what no file refers to may be all that is left of one.
+func TestReadOnlyRemovesNothing(t *testing.T) {
+	mem, blobs := vfs.NewMem(), storetest.NewMemBlobs()
+	f, err := blobs.Create(blob.NewID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	later := func() time.Time { return time.Now().Add(1000 * time.Hour) }
+	for _, readOnly := range []error{errors.New("asked for"), nil} {
+		db, err := pebble.Open("meta", pebble.Options{Create: true, FS: mem, CacheSize: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.Open(ctx, store.Options{Meta: db, Blobs: blobs, Reserve: -1, ReadOnly: readOnly, Now: later})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if readOnly == nil {
+			eventually(t, "the leftover to be removed", func() bool { return blobs.Len() == 0 })
+		} else {
+			_ = s.Quiesce(ctx)
+			if blobs.Len() != 1 {
+				t.Error("a read-only start has removed content")
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -80,14 +80,16 @@ func ClampLockTimeout(d time.Duration) time.Duration {
 // the lock "dav-locks" is reset, because a lock that is not seen is a lost
 // update. All methods may be called at the same time.
 //
-// A change is visible on return and durable after Store.Sync. Expired locks are
+// A change is visible on return and durable after Store.Sync; its error matches
+// ErrReadOnly or ErrClosed if the store accepts none. Expired locks are
 // never returned; they leave the table with the next change, or soon after a
 // reader met them.
 type LockTable struct {
-	eng    meta.Engine
-	logger *slog.Logger
-	fault  func(point string) error
-	set    *poison.Guarded[davLocks]
+	eng      meta.Engine
+	logger   *slog.Logger
+	writable func() error // nil while changes are accepted
+	fault    func(point string) error
+	set      *poison.Guarded[davLocks]
 
 	// live is len(set.tokens), so that requests cost one atomic load while
 	// nobody uses locks. nextExpiry is the earliest expiry (Unix ns, 0: none).
@@ -96,11 +98,12 @@ type LockTable struct {
 	pruning    atomic.Bool
 }
 
-// newLockTable loads the locks from eng and registers the lock "dav-locks".
+// newLockTable loads the locks from eng and registers the lock "dav-locks". The error of
+// writable refuses every change.
 // fault is called at the points "davlock:append" and "davlock:publish" of every
 // change and may return an error or panic. Locks that expired meanwhile go with
 // the first request that asks.
-func newLockTable(reg *poison.Registry, eng meta.Engine, logger *slog.Logger, fault func(point string) error) (*LockTable, error) {
+func newLockTable(reg *poison.Registry, eng meta.Engine, logger *slog.Logger, writable func() error, fault func(point string) error) (*LockTable, error) {
 	if fault == nil {
 		fault = func(string) error { return nil }
 	}
@@ -108,7 +111,7 @@ func newLockTable(reg *poison.Registry, eng meta.Engine, logger *slog.Logger, fa
 	if err != nil {
 		return nil, fmt.Errorf("load WebDAV locks: %w", err)
 	}
-	t := &LockTable{eng: eng, logger: logger, fault: fault}
+	t := &LockTable{eng: eng, logger: logger, writable: writable, fault: fault}
 	t.noteSize(&set)
 	t.set = poison.New(reg, lockDAVLocks, poison.LockOptions{Rank: rankDAVLocks, Class: poison.FailClosed}, set)
 	return t, nil
@@ -241,6 +244,23 @@ func (t *LockTable) DropUnder(path string) error {
 	})
 }
 
+// Drop removes those of locks that are still in the table: their resources were
+// deleted or moved away.
+func (t *LockTable) Drop(locks []DAVLock) error {
+	if len(locks) == 0 {
+		return nil
+	}
+	return t.set.Write("davlock_drop", func(s *davLocks) error {
+		var gone []*heldDAVLock
+		for i := range locks {
+			if l, ok := s.tokens[locks[i].Token]; ok {
+				gone = append(gone, l)
+			}
+		}
+		return t.commit(s, nil, gone)
+	})
+}
+
 // pruneSoon removes expired locks when there are any and no other goroutine is
 // at it already.
 func (t *LockTable) pruneSoon(now time.Time) {
@@ -255,7 +275,7 @@ func (t *LockTable) pruneSoon(now time.Time) {
 // prune removes the expired locks. A failure is only logged: expired locks are
 // never returned anyway.
 func (t *LockTable) prune(now time.Time) {
-	if t.live.Load() == 0 || t.eng.Failed() != nil {
+	if t.live.Load() == 0 || t.writable() != nil {
 		return
 	}
 	err := t.set.Write("davlock_prune", func(s *davLocks) error {
@@ -272,6 +292,9 @@ func (t *LockTable) commit(s *davLocks, put *DAVLock, gone []*heldDAVLock) error
 	if put == nil && len(gone) == 0 {
 		return nil
 	}
+	if err := t.writable(); err != nil {
+		return err
+	}
 	if err := t.fault("davlock:append"); err != nil {
 		return err
 	}
@@ -285,7 +308,7 @@ func (t *LockTable) commit(s *davLocks, put *DAVLock, gone []*heldDAVLock) error
 		return nil
 	})
 	if err != nil {
-		return err
+		return engineError(err)
 	}
 	if err := t.fault("davlock:publish"); err != nil {
 		return poison.Fatal(err) // the engine has it and s does not

@@ -54,7 +54,7 @@ func (b *lockBench) load(t *testing.T) {
 		b.reg.Close()
 	}
 	b.reg = poison.NewRegistry(poison.RegistryOptions{})
-	table, err := newLockTable(b.reg, b.eng, slog.New(slog.DiscardHandler), func(point string) error {
+	table, err := newLockTable(b.reg, b.eng, slog.New(slog.DiscardHandler), b.eng.Failed, func(point string) error {
 		if b.fault != nil {
 			return b.fault(point)
 		}
@@ -598,7 +598,7 @@ func BenchmarkLockTableCoveringEmpty(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer eng.Close()
-	t, err := newLockTable(reg, eng, slog.New(slog.DiscardHandler), nil)
+	t, err := newLockTable(reg, eng, slog.New(slog.DiscardHandler), eng.Failed, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -190,6 +190,8 @@
 //
 // What is removed is only taken out of the tree; the batch leaves a note for the
 // collector, which works in the background and can be interrupted at any point.
+// Whoever still knows a directory of a removed tree can put nothing into it and take
+// nothing out of it, though the collector has not come to it: see reachable.
 // Usage counts shrink as it proceeds. Content that no file refers to at a start, as a
 // crash in an upload leaves it, is removed once it is a day old: after damage to the
 // engine it may be the last of a file.

@@ -32,7 +32,7 @@ var (
 	// ErrTooBig is returned when an attribute or a file would pass its size limit (E2BIG or EFBIG, 507 or 413).
 	ErrTooBig = errors.New("store: too big")
 	// ErrXattrSpace is returned when the names of an inode's extended attributes
-	// would take more than MaxXattrNames bytes. It matches syscall.ENOSPC (ENOSPC, 507).
+	// would take more than MaxXattrNames bytes, or all of them MaxXattrBytes. It matches syscall.ENOSPC (ENOSPC, 507).
 	ErrXattrSpace error = xattrSpace{}
 	// ErrParentNotExist is returned by path operations when an ancestor of the
 	// last element does not exist (ENOENT, 409). It also matches fs.ErrNotExist.

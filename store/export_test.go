@@ -46,3 +46,29 @@ func (s *Store) HasRecord(key []byte) bool {
 	_, err := s.engine.Get(key)
 	return err == nil
 }
+
+// SetInodeRecord replaces the record of an inode, nil: removes it, and forgets what is
+// in memory.
+func (s *Store) SetInodeRecord(ino Ino, record []byte) error {
+	s.nodes.drop(ino)
+	return s.setRecord(inoKey(keyInode, ino), record)
+}
+
+// SetXattrRecord sets an extended attribute whatever the limits are.
+func (s *Store) SetXattrRecord(ino Ino, name string, value []byte) error {
+	return s.setRecord(xattrKey(ino, name), value)
+}
+
+func (s *Store) setRecord(key, value []byte) error {
+	return s.engine.Update(func(tx meta.Txn) error {
+		if value == nil {
+			tx.Delete(key)
+			return nil
+		}
+		tx.Put(key, value)
+		return nil
+	})
+}
+
+// InodeKey is the key of ino's record.
+func InodeKey(ino Ino) []byte { return inoKey(keyInode, ino) }

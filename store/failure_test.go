@@ -24,6 +24,7 @@ type faultyBlobs struct {
 	syncErr, writeErr  atomic.Pointer[error]
 	createErr, openErr atomic.Pointer[error]
 	lies               atomic.Bool // a write that fails does not say how far it got
+	none               atomic.Bool // a write that fails does nothing
 }
 
 func (f *faultyBlobs) Free() (int64, int64, error) { return f.free.Load(), 1 << 40, nil }
@@ -61,6 +62,9 @@ func (f *faultyFile) Sync() error {
 
 func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.f.writeErr.Load(); err != nil {
+		if f.f.none.Load() {
+			return 0, *err
+		}
 		n, _ := f.File.WriteAt(p[:len(p)/2], off)
 		if f.f.lies.Load() {
 			n = 0
@@ -68,6 +72,13 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 		return n, *err
 	}
 	return f.File.WriteAt(p, off)
+}
+
+func (f *faultyFile) Truncate(size int64) error {
+	if err := f.f.writeErr.Load(); err != nil && f.f.none.Load() {
+		return *err
+	}
+	return f.File.Truncate(size)
 }
 
 func faultyStore(t *testing.T) (*store.Store, *faultyBlobs) {

@@ -141,9 +141,10 @@ func (s *Store) flushContent(ctx context.Context, ino Ino) (err error) {
 	return nil
 }
 
-// syncContent makes what was written into the content of ino through any handle
-// durable. It takes no lock while it waits for the disk.
-func (s *Store) syncContent(ctx context.Context, ino Ino) error {
+// SyncContent makes what was written into the content of ino through any handle
+// durable. Its record, the size among it, is durable after Sync. It takes no lock while it
+// waits for the disk.
+func (s *Store) SyncContent(ctx context.Context, ino Ino) error {
 	n, err := s.nodes.acquire(ino)
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func (n *node) syncedTo(resized uint64) { raise(&n.share().syncedResized, resize
 // no lock while it waits for the disk.
 func (s *Store) syncNode(ctx context.Context, n *node) error {
 	v, err := s.snapshot(ctx, "fsync", n)
-	if err != nil || v.content.kind != contentBlob || v.content.sealed {
+	if err != nil || v.content.kind != contentBlob || v.content.sealed && !s.mayBeMapped(v.content.blob) {
 		return err
 	}
 	if err := s.syncBlob(n, &v); errors.Is(err, fs.ErrNotExist) {
@@ -96,11 +96,13 @@ func (c *change) settle(v *inode) {
 	}
 }
 
-// syncBlob syncs v's blob unless nothing was written since the last time.
+// syncBlob syncs v's blob unless nothing was written since the last time. A blob that was
+// ever written natively may be mapped into memory, and is synced always.
 func (s *Store) syncBlob(n *node, v *inode) error {
-	b := n.share()
-	written := b.written.Load()
-	if b.isSynced(v.content.blob, written) && b.nativeWriters.Load() == 0 {
+	b, id := n.share(), v.content.blob
+	native := b.nativeWriters.Load() > 0 || b.isMarked(id) || v.content.sealed
+	written := b.written.Load() // after nativeWriters, which falls after written has risen
+	if !native && b.isSynced(id, written) {
 		return nil
 	}
 	err := s.syncFile(b, v)
@@ -110,7 +112,7 @@ func (s *Store) syncBlob(n *node, v *inode) error {
 	if err != nil {
 		return s.blobError("sync content", err)
 	}
-	b.setSynced(v.content.blob, written)
+	b.setSynced(id, written)
 	return nil
 }
 

@@ -150,7 +150,7 @@ func (h *Handle) truncate(ctx context.Context, size int64, more func(*change) er
 		return ErrTooBig
 	}
 	var terr error
-	e := edit{from: size, to: math.MaxInt64, size: func(*inode) int64 { return size }}
+	e := edit{from: size, to: math.MaxInt64, size: func(*inode) int64 { return size }, frees: true}
 	err := h.change(ctx, "truncate", &e, func(c *change, v *inode, size int64, f *writeFile) error {
 		if f == nil {
 			terr = nil
@@ -253,6 +253,7 @@ func (c *change) cutBase(v *inode, size int64) error {
 type edit struct {
 	from, to int64
 	size     func(*inode) int64
+	frees    bool // unless the file grows it needs no space, and so may use the reserve
 	// done is how far a contentChange has come; it is to before that.
 	done int64
 }
@@ -275,9 +276,13 @@ func (h *Handle) change(ctx context.Context, op string, e *edit, fn contentChang
 	if !h.write {
 		return fmt.Errorf("%w: handle is open for reading", fs.ErrPermission)
 	}
+	run := h.s.change
+	if e.frees {
+		run = h.s.changeFreeing
+	}
 	for {
 		resized, whole := false, false
-		err := h.s.change(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
+		err := run(ctx, op, []Ino{h.n.ino}, func(c *change) (err error) {
 			resized, whole, err = h.attempt(c, e, fn)
 			return err
 		})
@@ -307,6 +312,11 @@ func (h *Handle) attempt(c *change, e *edit, fn contentChange) (resized, whole b
 		return false, false, fs.ErrClosed
 	}
 	after := e.size(v)
+	if e.frees && after > v.Size {
+		if err := h.s.space.take(h.s.now().UnixNano(), changeCost); err != nil {
+			return false, false, err
+		}
+	}
 	if h.staysInline(v, after) {
 		return false, true, fn(c, v, after, nil)
 	}
@@ -323,7 +333,8 @@ func (h *Handle) attempt(c *change, e *edit, fn contentChange) (resized, whole b
 	if err := b.trim(f, v.Size); err != nil {
 		return false, whole, h.s.blobError("truncate content", err)
 	}
-	if err := h.touch(b, v, f, e, after); err != nil {
+	added, err := h.touch(b, v, f, e, after)
+	if err != nil {
 		return false, whole, err
 	}
 	if err := h.s.faults.hit(faultWriteContent, v.Ino); err != nil {
@@ -342,6 +353,9 @@ func (h *Handle) attempt(c *change, e *edit, fn contentChange) (resized, whole b
 	returned = true
 	if err == nil {
 		h.s.damages.overwritten(v.Ino, e.from, e.done-e.from)
+		if e.done < e.to {
+			b.untouch(f.id, added, e.done)
+		}
 	}
 	return resized, whole, err
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -254,4 +255,66 @@ func crashed(t *testing.T, s *store.Store, mem *vfs.MemFS) *vfs.MemFS {
 		}
 	}
 	return mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0, RNG: rand.New(rand.NewPCG(1, 1))})
+}
+
+// TestReaderOfARemovedFileWhoseCopyIsWritten: the file was sealed while it was read, and
+// shared its content then with a copy, which is the only one left.
+func TestReaderOfARemovedFileWhoseCopyIsWritten(t *testing.T) {
+	s := storetest.New(t)
+	data := pattern(200_000, 1)
+	put(t, s, "/a", data)
+	h := open(t, s, "/a", true)
+	write(t, h, data[:1], 0)
+	c := pin(t, s, h.Ino())
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SealAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Clone(ctx, h.Ino(), store.RootIno, "b", store.CloneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unlink(s, "/a"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, open(t, s, "/b", true), []byte("of the copy"), 100)
+	p := make([]byte, 200)
+	if _, err := c.ReadAt(p, 0); err != nil || !bytes.Equal(p, data[:200]) {
+		t.Errorf("ReadAt: %v, %q", err, p[100:111])
+	}
+}
+
+// TestReadersOfForgottenContentLearnOfACut: each seal makes the next reader open the blob
+// anew. All of them learn that it is cut, also when the first is gone.
+func TestReadersOfForgottenContentLearnOfACut(t *testing.T) {
+	s := storetest.New(t)
+	data := pattern(200_000, 1)
+	put(t, s, "/f", data)
+	var readers []*store.Content
+	for range 3 {
+		h := open(t, s, "/f", true)
+		write(t, h, data[:1], 0)
+		c, err := s.OpenContent(ctx, h.Ino())
+		if err != nil {
+			t.Fatal(err)
+		}
+		readers = append(readers, c)
+		if err := errors.Join(h.Close(), s.SealAll(ctx)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readers[0].Close()
+	h := open(t, s, "/f", true)
+	write(t, h, data[:1], 0)
+	if err := h.Truncate(ctx, 70_000); err != nil {
+		t.Fatal(err)
+	}
+	write(t, h, data[70_000:], 70_000)
+	for i, c := range readers[1:] {
+		if n, err := c.ReadAt(make([]byte, 100_000), 0); n > 70_000 || err == nil {
+			t.Errorf("reader %d: ReadAt = %d, %v, and the content was cut", i+1, n, err)
+		}
+		c.Close()
+	}
 }

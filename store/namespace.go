@@ -157,7 +157,7 @@ func (s *Store) Link(ctx context.Context, ino, parent Ino, name string) (a Attr,
 		}
 		if v.Nlink == 0 { // an unlinked open file, or O_TMPFILE, gets a name again
 			v.parent, v.name = parent, name
-			c.delete(inoKey(keyOrphan, ino))
+			c.unorphan(v)
 		} else {
 			c.put(linkKey(ino, parent, name), []byte{})
 		}
@@ -209,7 +209,7 @@ func (s *Store) remove(ctx context.Context, op string, parent Ino, name string, 
 	if d, ok, err := s.lookupEntry(parent, name, false); err == nil && ok {
 		touch = append(touch, d.ino)
 	}
-	drop := s.davLockRoot(ctx, parent, name)
+	locks := s.davLocksOf(ctx, parent, name)
 	err := s.changeFreeing(ctx, op, touch, func(c *change) error {
 		dir, err := c.view(parent)
 		if err != nil {
@@ -229,42 +229,42 @@ func (s *Store) remove(ctx context.Context, op string, parent Ino, name string, 
 		if err != nil {
 			return err
 		}
-		if cond != nil {
-			if err := cond(&v.Attr); err != nil {
-				return err
-			}
+		if err := c.ask(cond, d.ino); err != nil {
+			return err
 		}
 		return fn(c, v)
 	})
 	if err == nil {
-		s.dropDAVLocks(drop)
+		s.dropDAVLocks(locks)
 	}
 	return err
 }
 
-// davLockRoot returns the path whose WebDAV locks end when name in parent goes,
-// "" if there can be none or if it is for the caller to end them, which has no
-// Origin.
-func (s *Store) davLockRoot(ctx context.Context, parent Ino, name string) string {
+// davLocksOf returns the WebDAV locks that end when name in parent goes. It is asked
+// before the change: who locks what is made there afterwards keeps that lock. There are
+// none if it is for the caller to end them, which has no Origin.
+func (s *Store) davLocksOf(ctx context.Context, parent Ino, name string) []DAVLock {
 	if originOf(ctx) == 0 || s.davLocks.Len() == 0 {
-		return ""
+		return nil
 	}
 	dir, err := s.pathOf(parent)
 	if err != nil {
-		return "" // it is on its way out itself
+		return nil // it is on its way out itself
 	}
-	return path.Join(dir, name)
+	root := path.Join(dir, name)
+	locks, err := s.davLocks.Within(s.now(), root)
+	if err != nil {
+		s.log.Warn("locks of a tree that is to be removed are not known", "path", root, "err", err)
+	}
+	return locks
 }
 
 // dropDAVLocks ends the WebDAV locks of a tree that is gone (RFC 4918 sections
 // 6.1 and 9.6). The change is made already: a lock table that refuses is for the
 // log, and for the locks' timeout.
-func (s *Store) dropDAVLocks(root string) {
-	if root == "" {
-		return
-	}
-	if err := s.davLocks.DropUnder(root); err != nil {
-		s.log.Warn("locks of a removed tree remain", "path", root, "err", err)
+func (s *Store) dropDAVLocks(locks []DAVLock) {
+	if err := s.davLocks.Drop(locks); err != nil {
+		s.log.Warn("locks of a removed tree remain", "path", locks[0].Path, "err", err)
 	}
 }
 
@@ -299,16 +299,32 @@ func (c *change) dropLink(parent Ino, name string, ino Ino) error {
 	if v.Nlink--; v.Nlink > 0 {
 		return c.rehome(v, parent, name)
 	}
-	v.parent, v.name = 0, ""
 	h, err := c.lookHeld(ino)
 	if err != nil {
 		return err
 	}
 	if h.node.kept() {
-		c.put(inoKey(keyOrphan, ino), []byte{})
+		c.orphan(v)
 		return nil
 	}
 	return c.removeInode(h)
+}
+
+// orphan takes the last name from v and leaves v to the collector.
+func (c *change) orphan(v *inode) {
+	v.Nlink, v.parent, v.name = 0, 0, ""
+	c.put(inoKey(keyOrphan, v.Ino), []byte{})
+	if v.IsDir() {
+		c.orphanDirs++
+	}
+}
+
+// unorphan takes v from the collector, because it gets a name or is removed.
+func (c *change) unorphan(v *inode) {
+	c.delete(inoKey(keyOrphan, v.Ino))
+	if v.IsDir() {
+		c.orphanDirs--
+	}
 }
 
 // rehome forgets one of several names of v; if it was the home, another becomes it.
@@ -379,8 +395,7 @@ func (c *change) rmdir(parent Ino, name string, ino Ino) error {
 	dir.Nlink--
 	c.clearEntry(parent, name, ino)
 	if h.node.kept() {
-		h.next.Nlink, h.next.parent, h.next.name = 0, 0, ""
-		c.put(inoKey(keyOrphan, ino), []byte{})
+		c.orphan(&h.next)
 		return nil
 	}
 	return c.removeInode(h)
@@ -418,10 +433,8 @@ func (c *change) detach(parent Ino, name string, ino Ino) error {
 		return err
 	}
 	dir.Nlink--
-	v.Nlink, v.parent, v.name = 0, 0, ""
+	c.orphan(v)
 	c.clearEntry(parent, name, ino)
-	c.put(inoKey(keyOrphan, ino), []byte{})
-	c.orphans = true
 	return nil
 }
 
@@ -488,6 +501,32 @@ func (s *Store) ancestors(ino Ino, fn func(Ino) bool) error {
 	return fmt.Errorf("%w: the ancestors of inode %d form a circle", ErrDamaged, ino)
 }
 
+// reachable returns nil if the directory dir has a path from the root, and ErrStale if
+// it was removed with a tree that the collector is still at: what is added to it, or
+// taken from it, would go with that tree. While there is none it costs an atomic load.
+//
+// It takes no lock. What was cut off stays cut off: no rename that begins afterwards
+// takes anything out of a removed tree, since editDir asks here for both of its
+// directories, and those that move directories go one by one (renameMu), so that at
+// most one is under way when the tree is cut off. So all that a walk from a
+// directory of such a tree meets is cut off as well, whatever moves meanwhile, and it
+// does not come to the root. A tree that is cut off after the walk, or after the
+// look at the number of orphans, which rises before the batch that does it, is
+// removed after the change that asks, with what this has added.
+func (s *Store) reachable(dir Ino) error {
+	if s.collector.dirs.Load() == 0 {
+		return nil
+	}
+	top := dir
+	if err := s.ancestors(dir, func(a Ino) bool { top = a; return true }); err != nil {
+		return err
+	}
+	if top != RootIno {
+		return fmt.Errorf("%w: %d", ErrStale, dir)
+	}
+	return nil
+}
+
 // poisonedBelow returns nil if no inode below the directory top is poisoned,
 // else the poison's error: what contains a poisoned inode cannot be removed.
 func (s *Store) poisonedBelow(top Ino) error {
@@ -499,9 +538,8 @@ func (s *Store) poisonedBelow(top Ino) error {
 		if !ok {
 			continue
 		}
-		below := false
-		err := s.ancestors(ino, func(a Ino) bool { below = a == top; return !below })
-		if err != nil && !errors.Is(err, ErrStale) {
+		below, err := s.below(ino, top)
+		if err != nil {
 			return err
 		}
 		if below {
@@ -509,4 +547,20 @@ func (s *Store) poisonedBelow(top Ino) error {
 		}
 	}
 	return nil
+}
+
+// below reports whether ino is the directory top or has a name below it, be it not its home.
+func (s *Store) below(ino, top Ino) (below bool, err error) {
+	isTop := func(a Ino) bool { below = a == top; return !below }
+	if err = ignore(s.ancestors(ino, isTop), ErrStale); err != nil || below {
+		return below, err
+	}
+	var lerr error
+	prefix := inoKey(keyLink, ino)
+	err = s.engine.Scan(prefix, prefixEnd(prefix), func(key, _ []byte) bool {
+		parent, _ := linkOfKey(key)
+		lerr = ignore(s.ancestors(parent, isTop), ErrStale)
+		return lerr == nil && !below
+	})
+	return below, errors.Join(lerr, err)
 }

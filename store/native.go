@@ -230,8 +230,8 @@ func (h *Handle) closeNative() error {
 	var err error
 	if h.write {
 		err = h.absorb(context.Background(), true)
-		b.nativeWriters.Add(-1)
 		b.written.Add(1)
+		b.nativeWriters.Add(-1)
 	}
 	b.natives.Add(-1)
 	return err
@@ -306,6 +306,24 @@ func (n *node) overlay(a *Attr) {
 	if st.moved {
 		a.Mtime, a.Ctime = st.Mtime, max(a.Ctime, st.Ctime)
 	}
+}
+
+// ask lets cond, if it is not nil, decide about the inode ino as readers see it; 0:
+// there is none.
+func (c *change) ask(cond Cond, ino Ino) error {
+	if cond == nil {
+		return nil
+	}
+	if ino == 0 {
+		return cond(nil)
+	}
+	h, err := c.lookHeld(ino)
+	if err != nil {
+		return err
+	}
+	a := h.next.Attr
+	h.node.overlay(&a)
+	return cond(&a)
 }
 
 // attrOf returns the attributes of n's inode.

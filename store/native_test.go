@@ -3,17 +3,21 @@ package store_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"engramfs/store"
 	"engramfs/store/blob"
+	"engramfs/store/blob/local"
 	"engramfs/store/meta/pebble"
 	"engramfs/store/storetest"
 )
@@ -196,6 +200,60 @@ func TestNativeWritesShow(t *testing.T) {
 	}
 }
 
+// TestCondsSeeNativeWrites: the condition of every change is asked about a file as it
+// is, not as the store has last counted it.
+func TestCondsSeeNativeWrites(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	put(t, s, "/other", pattern(10, 1))
+	h, other := open(t, s, "/f", true), lookup(s, "/other")
+	f := native(t, h)
+	if _, err := f.WriteAt([]byte("tail"), 120_000); err != nil {
+		t.Fatal(err)
+	}
+	refused := errors.New("refused")
+	var cur *store.Attr
+	cond := func(a *store.Attr) error { cur = a; return refused }
+	for op, change := range map[string]func() error{
+		"Unlink":    func() error { return s.Unlink(ctx, store.RootIno, "f", cond) },
+		"RemoveAll": func() error { return s.RemoveAll(ctx, store.RootIno, "f", cond) },
+		"Rename source": func() error {
+			return second(s.Rename(ctx, store.RootIno, "f", store.RootIno, "g", store.RenameOptions{Source: cond}))
+		},
+		"Rename target": func() error {
+			return second(s.Rename(ctx, store.RootIno, "other", store.RootIno, "f", store.RenameOptions{Target: cond}))
+		},
+		"Clone source": func() error {
+			_, _, err := s.Clone(ctx, h.Ino(), store.RootIno, "g", store.CloneOptions{Source: cond})
+			return err
+		},
+		"Clone target": func() error {
+			_, _, err := s.Clone(ctx, other.Ino, store.RootIno, "f", store.CloneOptions{Replace: true, Target: cond})
+			return err
+		},
+		"PatchXattrs": func() error { return second(s.PatchXattrs(ctx, h.Ino(), nil, store.SetAttr{}, cond)) },
+		"Commit": func() error {
+			u, err := s.NewUpload(ctx, store.RootIno, "f", 0)
+			if err != nil {
+				return err
+			}
+			_, _, err = u.Commit(ctx, store.CommitOptions{Cond: cond})
+			return err
+		},
+	} {
+		cur = nil
+		if err := change(); !errors.Is(err, refused) {
+			t.Errorf("%s: %v", op, err)
+		}
+		if cur == nil || !cur.Native || cur.Size != 120_004 {
+			t.Errorf("%s is asked about %+v", op, cur)
+		}
+	}
+	if a := lookup(s, "/f"); a.Ino != h.Ino() || a.Size != 120_004 {
+		t.Errorf("after refused changes: %+v", a)
+	}
+}
+
 // TestNativeMtimeCanBeSet sets a time as cp(1) with -p does, before the last close.
 func TestNativeMtimeCanBeSet(t *testing.T) {
 	s := localStore(t, store.Options{})
@@ -323,5 +381,134 @@ func TestNativeOfAHandleThatIsClosed(t *testing.T) {
 			}
 		})
 		wg.Wait()
+	}
+}
+
+// TestTimeThatWasSetStays sets the time of a file that is open natively, as rsync
+// --inplace does: neither a restart nor the seal takes the blob's time instead.
+func TestTimeThatWasSetStays(t *testing.T) {
+	dir, mem := t.TempDir(), vfs.NewMem()
+	s := openLocal(t, dir, mem, store.Options{Nodes: 64})
+	defer func() { s.Close() }()
+	want := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
+	for i, later := range []func(){
+		func() { // the node is given up
+			for k := range 300 {
+				put(t, s, fmt.Sprintf("/other%d", k), nil)
+			}
+		},
+		func() {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = openLocal(t, dir, mem, store.Options{Nodes: 64})
+		},
+	} {
+		path := fmt.Sprintf("/f%d", i)
+		a := put(t, s, path, pattern(100_000, 1))
+		h := open(t, s, path, true)
+		if _, err := native(t, h).WriteAt([]byte("new"), 10); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Millisecond) // the kernel's clock ticks
+		if _, err := s.SetAttr(ctx, a.Ino, store.SetAttr{Mtime: &want}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Close(); err != nil {
+			t.Fatal(err)
+		}
+		later()
+		if err := s.SealAll(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Unix(0, lookup(s, path).Mtime).UTC(); got != want {
+			t.Errorf("%d: the time is %v, was set to %v", i, got, want)
+		}
+	}
+}
+
+// syncsOfLocal counts the syncs of real files.
+type syncsOfLocal struct {
+	*local.Backend
+	n atomic.Int64
+}
+
+func (l *syncsOfLocal) Open(id blob.ID, write bool) (blob.File, error) {
+	f, err := l.Backend.Open(id, write)
+	if err != nil {
+		return nil, err
+	}
+	return syncOfLocal{f, f.(blob.OSFiler), f.(blob.Stater), l}, nil
+}
+
+type syncOfLocal struct {
+	blob.File
+	blob.OSFiler
+	blob.Stater
+	l *syncsOfLocal
+}
+
+func (f syncOfLocal) Sync() error { f.l.n.Add(1); return f.File.Sync() }
+
+// TestSyncOfAMapping: content that was written natively is synced each time, as a mapping
+// of it writes without a word.
+func TestSyncOfAMapping(t *testing.T) {
+	backend, err := local.Open(t.TempDir(), local.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs := &syncsOfLocal{Backend: backend}
+	s := openTraced(t, vfs.NewMem(), blobs)
+	t.Cleanup(func() { s.Close() })
+	put(t, s, "/f", pattern(100_000, 1))
+	w, r := open(t, s, "/f", true), open(t, s, "/f", false)
+	m, err := unix.Mmap(int(native(t, w).Fd()), 0, 100_000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if i == 2 {
+			if err := s.SealAll(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m[50_000+i]++
+		before := blobs.n.Load()
+		if err := r.Sync(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if blobs.n.Load() == before {
+			t.Errorf("sync %d did nothing", i)
+		}
+	}
+}
+
+// TestResetTakesWhatProgramsWrote: the file grew past the store while its lock was poisoned.
+func TestResetTakesWhatProgramsWrote(t *testing.T) {
+	s := localStore(t, store.Options{})
+	put(t, s, "/f", pattern(100_000, 1))
+	h := open(t, s, "/f", true)
+	f := native(t, h)
+	st := poisonFile(t, s, "/f")
+	more := pattern(300_000, 2)
+	if _, err := f.WriteAt(more, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); !errors.Is(err, store.ErrPoisoned) {
+		t.Errorf("Close: %v", err)
+	}
+	reset(t, s, st)
+	if a := lookup(s, "/f"); a.Size != 400_000 {
+		t.Errorf("size %d", a.Size)
+	}
+	if n := s.TotalSize(ctx); n != 400_000 {
+		t.Errorf("%d bytes are counted", n)
+	}
+	if got := get(t, s, "/f"); !bytes.Equal(got[100_000:], more) {
+		t.Error("content differs")
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/poison"
@@ -618,4 +620,23 @@ func TestStorm(t *testing.T) {
 		}
 	}
 	t.Logf("%d faults, %d resets", s.FaultsFired(), resets)
+}
+
+// TestResetDoesNotReadAll: nobody may wait for an inode as long as reading a large file
+// takes.
+func TestResetDoesNotReadAll(t *testing.T) {
+	b := newTraced(-1)
+	s := openTraced(t, vfs.NewMem(), b)
+	defer s.Close()
+	put(t, s, "/f", pattern(20<<20, 1))
+	st := poisonFile(t, s, "/f")
+	b.mu.Lock()
+	clear(b.reads)
+	b.mu.Unlock()
+	reset(t, s, st)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.reads); n == 0 || n > 16 {
+		t.Errorf("%d pieces of the content were read", n)
+	}
 }

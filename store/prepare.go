@@ -242,7 +242,8 @@ func (h *Handle) newBlob(ctx context.Context, b *body, op string, create func(bl
 }
 
 // unseal durably ends the validity of the checksums of a blob that is this file's
-// alone. They stay until there are others, see touched.
+// alone. They stay until there are others, see touched. It is part of what it prepares
+// for, which has asked for the space that it needs, or frees some.
 func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 	id := old.content.blob
 	alone := !b.has(id) && !h.s.mayBeMapped(id)
@@ -250,7 +251,7 @@ func (h *Handle) unseal(ctx context.Context, b *body, old *inode) error {
 		return err
 	}
 	shared, unsealed := false, false
-	err := h.s.change(ctx, "unseal", []Ino{h.n.ino}, func(c *change) error {
+	err := h.s.changeFreeing(ctx, "unseal", []Ino{h.n.ino}, func(c *change) error {
 		shared, unsealed = false, false
 		v, err := c.view(h.n.ino)
 		if err != nil || v.content != old.content {

@@ -179,8 +179,8 @@ func (s *Store) readDirChunk(ctx context.Context, dir Ino, after string, chunk *
 	return more, err
 }
 
-// ReadDirPlus is ReadDir with attributes. a is valid only inside fn. An entry
-// whose inode was removed meanwhile is left out.
+// ReadDirPlus is ReadDir with attributes. a is valid only inside fn. Of an entry whose
+// inode is lost or cannot be read a has the number and the type, and nothing else.
 func (s *Store) ReadDirPlus(ctx context.Context, dir Ino, after string, fn func(name string, a *Attr) bool) error {
 	w := plusWalk{s: s, ctx: ctx, chunk: make([]Dirent, 0, 64)}
 	for {
@@ -189,6 +189,9 @@ func (s *Store) ReadDirPlus(ctx context.Context, dir Ino, after string, fn func(
 			return err
 		}
 		if err := w.fill(); err != nil {
+			return err
+		}
+		if err := w.lookAgain(dir); err != nil {
 			return err
 		}
 		for i := range w.chunk {
@@ -209,7 +212,7 @@ type plusWalk struct {
 	s     *Store
 	ctx   context.Context
 	chunk []Dirent
-	attrs []Attr // of the chunk; Mode 0: gone
+	attrs []Attr // of the chunk; Mode 0: gone, or not readable
 	cold  []int  // indices of those not in memory
 	keys  [][]byte
 	buf   []byte
@@ -257,14 +260,35 @@ func (w *plusWalk) fillCold() error {
 			return nil
 		}
 		i := w.cold[k]
-		if err := v.decode(w.chunk[i].Ino, value); err != nil {
-			return err
+		if err := v.decode(w.chunk[i].Ino, value); err == nil { // else one damaged inode would hide the others
+			w.attrs[i] = v.Attr
 		}
-		w.attrs[i] = v.Attr
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("attributes of entries: %w", err)
+	}
+	return nil
+}
+
+// lookAgain finds the attributes that fill has not found. A name that was there all
+// the time, but was renamed over, means another inode now; left out, it would be taken
+// for removed by a client that keeps a copy of the directory.
+func (w *plusWalk) lookAgain(dir Ino) error {
+	for i := range w.attrs {
+		if w.attrs[i].Mode != 0 {
+			continue
+		}
+		d := &w.chunk[i]
+		a, err := w.s.Lookup(w.ctx, dir, d.Name)
+		switch {
+		case err == nil:
+			w.attrs[i] = a
+		case errors.Is(err, ErrDamaged):
+			w.attrs[i] = Attr{Ino: d.Ino, Mode: d.Type, Nlink: 1}
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (s *Store) Rename(ctx context.Context, oldParent Ino, oldName string, newPa
 	if err != nil {
 		return false, err
 	}
-	drop := s.davLockRoot(ctx, oldParent, oldName)
+	locks := s.davLocksOf(ctx, oldParent, oldName)
 	for {
 		replaced, err = s.rename(ctx, touch, &r)
 		if !errors.Is(err, errTreeUnlocked) {
@@ -51,7 +51,7 @@ func (s *Store) Rename(ctx context.Context, oldParent Ino, oldName string, newPa
 		r.tree = true
 	}
 	if err == nil && r.moved {
-		s.dropDAVLocks(drop)
+		s.dropDAVLocks(locks)
 	}
 	return replaced, err
 }
@@ -78,7 +78,7 @@ func (s *Store) prepareRename(ctx context.Context, r *renaming) (touch []Ino, er
 	}
 	r.tree = r.oldParent != r.newParent && src.typ == ModeDir
 	if ok && exists && src.ino != dst.ino && src.typ == ModeRegular && !r.o.Exchange && !r.o.NoReplace {
-		return touch, ignore(s.syncContent(ctx, src.ino), ErrStale)
+		return touch, ignore(s.SyncContent(ctx, src.ino), ErrStale)
 	}
 	return touch, nil
 }
@@ -167,19 +167,15 @@ func (r *renaming) run() (replaced bool, err error) {
 
 // ask checks the conditions and options against what is there.
 func (r *renaming) ask(src, dst *inode) error {
-	if r.o.Source != nil {
-		if err := r.o.Source(&src.Attr); err != nil {
-			return err
-		}
+	if err := r.c.ask(r.o.Source, src.Ino); err != nil {
+		return err
 	}
-	if r.o.Target != nil {
-		var cur *Attr
-		if dst != nil {
-			cur = &dst.Attr
-		}
-		if err := r.o.Target(cur); err != nil {
-			return err
-		}
+	var target Ino
+	if dst != nil {
+		target = dst.Ino
+	}
+	if err := r.c.ask(r.o.Target, target); err != nil {
+		return err
 	}
 	switch {
 	case dst != nil && r.o.NoReplace:

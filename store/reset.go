@@ -118,6 +118,8 @@ type rebuild struct {
 	s *Store
 	n *node
 	r *ResetReport
+
+	bytes int64 // that the content has more than is counted
 }
 
 func (b *rebuild) run(ctx context.Context, old *inode) (inode, error) {
@@ -210,6 +212,18 @@ func (b *rebuild) repairLinks(v *inode) error {
 func (b *rebuild) newVersion(v *inode) error {
 	b.r.Repaired = append(b.r.Repaired, "the content was being written in place: it has a new version")
 	v.Version = b.s.nextVersion(v.Version)
+	native, err := b.s.markedNative(v.Ino)
+	if err != nil {
+		return err
+	}
+	size := v.Size
+	if st, ok := b.s.statBlob(v.content.blob); native && ok {
+		v.absorb(st)
+	}
+	if v.Size != size {
+		b.r.Repaired = append(b.r.Repaired, fmt.Sprintf("size: %d, was %d: programs wrote to the content", v.Size, size))
+		b.bytes = v.Size - size
+	}
 	return b.save(v)
 }
 
@@ -219,8 +233,18 @@ func (b *rebuild) save(v *inode) error {
 	if b.r.DryRun {
 		return nil
 	}
-	return b.s.engineError(b.s.engine.Update(func(tx meta.Txn) error {
+	b.s.usageMu.RLock()
+	defer b.s.usageMu.RUnlock()
+	err := b.s.engine.Update(func(tx meta.Txn) error {
 		tx.Put(inoKey(keyInode, v.Ino), appendInode(nil, v))
+		if b.bytes != 0 {
+			tx.Add(usageBytes, b.bytes)
+		}
 		return nil
-	}))
+	})
+	if err == nil {
+		b.s.addUsage(0, 0, b.bytes)
+		b.bytes = 0
+	}
+	return b.s.engineError(err)
 }

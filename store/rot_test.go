@@ -478,3 +478,29 @@ func TestHalfAWriteLeavesTheRestDamaged(t *testing.T) {
 	}
 	write(t, h, pattern(2*block, 2), 5*block)
 }
+
+// TestFailedWriteOverRot: a write that fails must not make what it was to replace sound.
+func TestFailedWriteOverRot(t *testing.T) {
+	for what, fail := range map[string]func(h *store.Handle) error{
+		"write": func(h *store.Handle) error { return second(h.WriteAt(ctx, pattern(200_000, 2), 0)) },
+		"size":  func(h *store.Handle) error { return h.Truncate(ctx, block) },
+	} {
+		s, f := faultyStore(t)
+		data := pattern(200_000, 1)
+		a := put(t, s, "/f", data)
+		h := open(t, s, "/f", true)
+		write(t, h, data[:1], 0)
+		id := s.BlobOf(a.Ino)
+		f.Flip(id, 150_000)
+		broken := errors.New("disk is broken")
+		f.writeErr.Store(&broken)
+		f.none.Store(true)
+		wantErr(t, what, fail(h), broken)
+		f.writeErr.Store(nil)
+		if err := errors.Join(h.Close(), s.SealAll(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		wantRot(t, s, "/f", data, 150_000/block)
+		f.Flip(id, 150_000) // the check at the end is to find nothing
+	}
+}

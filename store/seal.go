@@ -110,8 +110,7 @@ func (k *sealer) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		ino, r, wait := k.take(time.Now())
 		if wait <= 0 {
-			k.sealOrPass(ctx, ino, r)
-			k.refill()
+			k.step(ctx, ino, r)
 			continue
 		}
 		select {
@@ -120,6 +119,15 @@ func (k *sealer) run(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// step does what a request asks for. A panic costs the request, not the sealer; the
+// file is sealed by the next run.
+func (k *sealer) step(ctx context.Context, ino Ino, r sealRequest) {
+	var err error
+	defer k.s.contain("seal", &err)
+	k.sealOrPass(ctx, ino, r)
+	k.refill()
 }
 
 // runLarge seals large files until ctx ends.
@@ -154,7 +162,7 @@ func (k *sealer) sealOrPass(ctx context.Context, ino Ino, r sealRequest) {
 
 func (k *sealer) sync(ctx context.Context, ino Ino) (err error) {
 	defer k.s.contain("sync_content", &err)
-	return k.s.syncContent(ctx, ino)
+	return k.s.SyncContent(ctx, ino)
 }
 
 // refill asks again for all files that wait, once the queue has room for those that
@@ -534,7 +542,7 @@ func (k *seal) renew(c *change, st blob.Stat) (*inode, error) {
 		return nil, err
 	}
 	v.Version = c.s.nextVersion(v.Version)
-	if late { // a page that was mapped and dirty already has no new time
+	if late && st.Mtime > k.v.Ctime { // else somebody has set another time since
 		v.Mtime = st.Mtime
 	}
 	return v, nil

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 	"engramfs/internal/logbuf"
 	"engramfs/store"
 	"engramfs/store/blob"
+	"engramfs/store/meta"
+	"engramfs/store/meta/pebble"
 	"engramfs/store/storetest"
 )
 
@@ -356,4 +360,51 @@ func TestCheckFindsRotOfNewerTime(t *testing.T) {
 	if err != nil || len(found) != 1 || found[0].Code != store.ContentDamaged {
 		t.Errorf("Check = %+v, %v, want %s", found, err, store.ContentDamaged)
 	}
+}
+
+// badBlockEngine panics once when it is asked for a record of that key, as an engine may
+// that meets a bad block.
+type badBlockEngine struct {
+	meta.Engine
+	key atomic.Pointer[[]byte]
+}
+
+func (e *badBlockEngine) Get(key []byte) ([]byte, error) {
+	if bad := e.key.Load(); bad != nil && bytes.Equal(key, *bad) && e.key.CompareAndSwap(bad, nil) {
+		panic("bad block")
+	}
+	return e.Engine.Get(key)
+}
+
+// TestSealerSurvivesPanics: the other files get their checksums.
+func TestSealerSurvivesPanics(t *testing.T) {
+	db, err := pebble.Open("meta", pebble.Options{Create: true, FS: vfs.NewMem(), CacheSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &badBlockEngine{Engine: db}
+	s, err := store.Open(ctx, store.Options{Meta: e, Blobs: storetest.NewMemBlobs(), Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.SetSealDelay(time.Millisecond)
+	var inos []store.Ino
+	for i := range 3 {
+		path := fmt.Sprintf("/f%d", i)
+		inos = append(inos, put(t, s, path, pattern(100_000, 1)).Ino)
+		h := open(t, s, path, true)
+		write(t, h, []byte("x"), 0)
+		if i == 0 {
+			key := store.InodeKey(inos[0])
+			e.key.Store(&key)
+		}
+		if err := h.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			eventually(t, "the panic", func() bool { return e.key.Load() == nil })
+		}
+	}
+	eventually(t, "the seals", func() bool { return s.Sealed(inos[1]) && s.Sealed(inos[2]) })
 }

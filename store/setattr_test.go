@@ -185,6 +185,55 @@ func TestXattrNamesAreBounded(t *testing.T) {
 	wantErr(t, "create with too many", err, store.ErrXattrSpace)
 }
 
+// TestXattrsAreBounded: all names and values of an inode have at most 1 MiB, and what
+// had more before there was a limit can be read and made smaller.
+func TestXattrsAreBounded(t *testing.T) {
+	s := storetest.New(t)
+	ino := put(t, s, "/f", nil).Ino
+	big := make([]byte, store.MaxXattrValue)
+	patch := map[string][]byte{}
+	for i := range 15 {
+		patch[fmt.Sprintf("user.%02d", i)] = big
+	}
+	if _, err := s.PatchXattrs(ctx, ino, patch, store.SetAttr{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	left := store.MaxXattrBytes - 15*(len(big)+8) - len("user.z") - 1
+	if err := s.SetXattr(ctx, ino, "user.z", big[:left], 0); err != nil {
+		t.Fatalf("the last %d bytes: %v", left, err)
+	}
+	before := lookup(s, "/f")
+	wantErr(t, "a larger value", s.SetXattr(ctx, ino, "user.z", big[:left+1], 0), store.ErrXattrSpace)
+	wantErr(t, "one more", s.SetXattr(ctx, ino, "u", nil, 0), syscall.ENOSPC)
+	_, err := s.PatchXattrs(ctx, ino, map[string][]byte{"user.z": big[:left+1]}, store.SetAttr{}, nil)
+	wantErr(t, "a larger value in a patch", err, store.ErrXattrSpace)
+	if after := lookup(s, "/f"); after != before {
+		t.Errorf("a refused change has changed the inode: %+v", after)
+	}
+	patch["user.y"], patch["user.z"] = big, big
+	_, err = s.Create(ctx, store.RootIno, "g", store.NewNode{Xattrs: patch})
+	wantErr(t, "create with too much", err, store.ErrXattrSpace)
+
+	for i := range 4 { // as an earlier version has let it in
+		if err := s.SetXattrRecord(ino, fmt.Sprint("user.old", i), big); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if attrs, err := s.Xattrs(ctx, ino); err != nil || len(attrs) != 20 {
+		t.Errorf("%d attributes, %v, want 20", len(attrs), err)
+	}
+	wantErr(t, "one more over the limit", s.SetXattr(ctx, ino, "u", nil, 0), store.ErrXattrSpace)
+	if err := s.SetXattr(ctx, ino, "user.old1", big[1:], 0); err != nil {
+		t.Errorf("a smaller value over the limit: %v", err)
+	}
+	if err := s.RemoveXattr(ctx, ino, "user.old2"); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := s.Clone(ctx, ino, store.RootIno, "copy", store.CloneOptions{}); err != nil {
+		t.Errorf("copy over the limit: %v", err)
+	}
+}
+
 func TestPatchXattrsAsksUnderTheLock(t *testing.T) {
 	s := storetest.New(t)
 	a := put(t, s, "/f", nil)

@@ -45,7 +45,8 @@ func newSpaceGuard(blobs blob.Backend, reserve int64) (*spaceGuard, error) {
 // in nanoseconds.
 func (g *spaceGuard) take(now, n int64) error {
 	asked := g.asked.Load()
-	if now-asked > int64(spaceMaxAge) && g.asked.CompareAndSwap(asked, now) {
+	// A clock that was set back is no reason to go on with an old answer.
+	if age := now - asked; (age > int64(spaceMaxAge) || age < 0) && g.asked.CompareAndSwap(asked, now) {
 		free, _, err := g.blobs.Free()
 		if err != nil {
 			return fmt.Errorf("free space: %w", err)
@@ -93,8 +94,10 @@ func (s *Store) fail(what string, cause error) {
 	}
 }
 
+func (s *Store) engineError(err error) error { return engineError(err) }
+
 // engineError gives an engine's error the store's meaning.
-func (s *Store) engineError(err error) error {
+func engineError(err error) error {
 	switch {
 	case errors.Is(err, meta.ErrReadOnly):
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)

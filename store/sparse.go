@@ -133,7 +133,7 @@ func (h *Handle) Allocate(ctx context.Context, a Allocation, off, n int64) error
 		}
 		return max(v.Size, end)
 	}
-	e := edit{from: off, to: off, size: after} // space alone changes no byte
+	e := edit{from: off, to: off, size: after, frees: a.PunchHole} // space alone changes no byte
 	if a.PunchHole || a.ZeroRange {
 		e.to = end
 	}

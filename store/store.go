@@ -190,7 +190,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err := s.newDomains(); err != nil {
 		return nil, err
 	}
-	if s.davLocks, err = newLockTable(s.registry, s.engine, s.log, s.lockFault); err != nil {
+	if s.davLocks, err = newLockTable(s.registry, s.engine, s.log, s.writable, s.lockFault); err != nil {
 		return nil, err
 	}
 	s.fileLocks = newFileLocks(s)
@@ -296,7 +296,9 @@ func (s *Store) start(o Options) error {
 	if s.scrubber, err = newScrubber(s, o.Scrub); err != nil {
 		return err
 	}
-	s.collector = newCollector(s)
+	if s.collector, err = newCollector(s); err != nil {
+		return err
+	}
 	s.goSafe("collector", func() { s.collector.run(ctx) })
 	s.goSafe("sealer", func() { s.sealer.run(ctx) })
 	s.goSafe("sealer of large files", func() { s.sealer.runLarge(ctx) })

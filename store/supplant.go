@@ -52,8 +52,7 @@ func (u *Upload) supplant(c *change, old Ino, fresh *Ino, o CommitOptions) (Attr
 		}
 	}
 	c.created = append(c.created, heir)
-	v.Nlink, v.parent, v.name = 0, 0, ""
-	c.put(inoKey(keyOrphan, old), []byte{})
+	c.orphan(v)
 	return heir.Attr, nil
 }
 

@@ -12,7 +12,7 @@ import (
 //
 // The error matches ErrNotDir, ErrStale for a directory that was removed, or
 // fs.ErrInvalid for a Mode of another type.
-func (s *Store) Tmpfile(ctx context.Context, dir Ino, n NewNode) (Attr, *Handle, error) {
+func (s *Store) Tmpfile(ctx context.Context, dir Ino, n NewNode) (a Attr, h *Handle, err error) {
 	if t := n.Mode & ModeType; t != 0 && t != ModeRegular {
 		return Attr{}, nil, fmt.Errorf("%w: file type %#o", fs.ErrInvalid, t)
 	}
@@ -24,15 +24,16 @@ func (s *Store) Tmpfile(ctx context.Context, dir Ino, n NewNode) (Attr, *Handle,
 		return Attr{}, nil, err
 	}
 	s.collector.beginTree(ino) // an orphan from the first, so not before the handle counts
-	defer s.collector.endTree(ino)
-	a, err := s.addTmpfile(ctx, dir, ino, n)
-	if err != nil {
-		s.collector.wake()
+	defer func() {
+		s.collector.endTree(ino)
+		if h == nil {
+			s.collector.wake()
+		}
+	}()
+	if a, err = s.addTmpfile(ctx, dir, ino, n); err != nil {
 		return Attr{}, nil, err
 	}
-	h, err := s.Open(ctx, ino, true)
-	if err != nil {
-		s.collector.wake()
+	if h, err = s.Open(ctx, ino, true); err != nil {
 		return Attr{}, nil, err
 	}
 	return a, h, nil
@@ -53,10 +54,12 @@ func (s *Store) addTmpfile(ctx context.Context, dir, ino Ino, n NewNode) (a Attr
 		case parent.Nlink == 0:
 			return fmt.Errorf("%w: %d", ErrStale, dir)
 		}
+		if err := s.reachable(dir); err != nil {
+			return err
+		}
 		v := c.newInode(ino, n)
-		v.Nlink = 0
 		v.inherit(parent)
-		c.put(inoKey(keyOrphan, ino), []byte{})
+		c.orphan(&v)
 		c.created = append(c.created, v)
 		a = v.Attr
 		return nil

@@ -26,11 +26,16 @@ type touched struct {
 	as   blob.Stat
 }
 
-// add counts the blocks that hold the bytes from from to to.
-func (t *touched) add(from, to int64) {
+// add counts the blocks that hold the bytes from from to to, and returns those that it
+// had not counted before.
+func (t *touched) add(from, to int64) (added []int64) {
 	for b := from / blockSize; b*blockSize < to; b++ {
-		t.blocks[b/64] |= 1 << (b % 64)
+		if !t.has(b) {
+			t.blocks[b/64] |= 1 << (b % 64)
+			added = append(added, b)
+		}
 	}
+	return added
 }
 
 func (t *touched) has(block int64) bool { return t.blocks[block/64]&(1<<(block%64)) != 0 }
@@ -49,12 +54,29 @@ func (b *body) untrace() {
 	b.touched = nil
 }
 
-// touch counts what is about to be written to the blob id.
-func (b *body) touch(id blob.ID, from, to int64) {
+// touch counts what is about to be written to the blob id, and returns the blocks that
+// were not counted before.
+func (b *body) touch(id blob.ID, from, to int64) (added []int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.touched != nil && b.touched.id == id {
-		b.touched.add(from, min(to, b.touched.size))
+	if b.touched == nil || b.touched.id != id {
+		return nil
+	}
+	return b.touched.add(from, min(to, b.touched.size))
+}
+
+// untouch takes back the blocks of the blob id that begin at the offset or later: nothing
+// was written there.
+func (b *body) untouch(id blob.ID, blocks []int64, from int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.touched == nil || b.touched.id != id {
+		return
+	}
+	for _, block := range blocks {
+		if block*blockSize >= from {
+			b.touched.blocks[block/64] &^= 1 << (block % 64)
+		}
 	}
 }
 
@@ -108,15 +130,16 @@ func (b *body) traces(id blob.ID) bool {
 	return b.touched != nil && b.touched.id == id
 }
 
-// touch counts what e is about to write to v's blob, to be after bytes long. Blocks
-// that it writes a part of are verified before: new sums of them would be those of
-// the rest, too. ErrDamaged: one is not what it was.
-func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) error {
+// touch counts what e is about to write to v's blob, to be after bytes long, and returns
+// the blocks that were not counted before. Blocks that it writes a part of are verified
+// before: new sums of them would be those of the rest, too. ErrDamaged: one is not what
+// it was.
+func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) (added []int64, err error) {
 	if b.isLent(f.id) {
 		b.untrace() // the times that it rests on are about to change
 	}
 	if !b.traces(f.id) {
-		return nil
+		return nil, nil
 	}
 	from, to := e.from, min(e.to, max(v.Size, after))
 	cuts := []int64{from}
@@ -128,15 +151,16 @@ func (h *Handle) touch(b *body, v *inode, f *writeFile, e *edit, after int64) er
 		if whole := from <= cut/blockSize*blockSize && to >= v.Size; !whole {
 			cuts = append(cuts, cut)
 		}
-		defer b.touch(f.id, cut, max(after, v.Size))
 	}
 	for _, off := range cuts {
 		if err := h.verifyCut(b, v, f, off); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	b.touch(f.id, from, to)
-	return nil
+	if after != v.Size {
+		added = b.touch(f.id, min(after, v.Size), max(after, v.Size))
+	}
+	return append(added, b.touch(f.id, from, to)...), nil
 }
 
 // verifyCut verifies the block of v's blob that has bytes before the offset, and is

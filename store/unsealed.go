@@ -143,9 +143,19 @@ func matchSize(v *inode, f blob.File, native bool) error {
 	if err != nil {
 		return err
 	}
-	v.Mtime, v.Ctime = max(v.Mtime, is.Mtime), max(v.Ctime, is.Ctime)
-	v.Sparse = is.Allocated < is.Size
+	v.absorb(is)
 	return nil
+}
+
+// absorb gives v the size and times of its blob, which was written natively. What is
+// not newer than the last change of v was there when somebody may have set another time.
+func (v *inode) absorb(st blob.Stat) {
+	v.Size = st.Size
+	if st.Mtime > v.Ctime {
+		v.Mtime = st.Mtime
+	}
+	v.Ctime = max(v.Ctime, st.Ctime)
+	v.Sparse = st.Allocated < st.Size
 }
 
 // matchMissing gives v back what it had before a blob that was never synced and

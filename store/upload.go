@@ -276,6 +276,9 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 		if err != nil {
 			return err
 		}
+		if err := u.s.reachable(u.parent); err != nil {
+			return err
+		}
 		created = !exists
 		if exists {
 			a, err = u.overwrite(c, d.ino, &fresh, o)
@@ -284,10 +287,8 @@ func (u *Upload) Commit(ctx context.Context, o CommitOptions) (a Attr, created b
 		if _, err := c.editDir(u.parent); err != nil { // locks it, so that the name stays free
 			return err
 		}
-		if o.Cond != nil {
-			if err := o.Cond(nil); err != nil {
-				return err
-			}
+		if err := c.ask(o.Cond, 0); err != nil {
+			return err
 		}
 		if fresh == 0 {
 			if fresh, err = u.s.allocIno(); err != nil {
@@ -336,10 +337,8 @@ func (u *Upload) overwrite(c *change, ino Ino, fresh *Ino, o CommitOptions) (Att
 	case !v.IsRegular():
 		return Attr{}, fmt.Errorf("%w: %q is a special file", ErrIsDir, u.name)
 	}
-	if o.Cond != nil {
-		if err := o.Cond(&v.Attr); err != nil {
-			return Attr{}, err
-		}
+	if err := c.ask(o.Cond, ino); err != nil {
+		return Attr{}, err
 	}
 	h, err := c.lookHeld(ino)
 	if err != nil {

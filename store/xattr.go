@@ -31,42 +31,58 @@ func checkXattr(name string, value []byte) error {
 }
 
 func checkXattrs(attrs map[string][]byte) error {
-	names := 0
+	var size xattrSize
 	for name, value := range attrs {
 		if err := checkXattr(name, value); err != nil {
 			return err
 		}
-		names += len(name) + 1
+		size.add(len(name), len(value))
 	}
-	if names > MaxXattrNames {
+	if size.grownTooBig(xattrSize{}) {
 		return ErrXattrSpace
 	}
 	return nil
 }
 
+// xattrSize is what the extended attributes of an inode take, in bytes.
+type xattrSize struct{ names, all int }
+
+func (x *xattrSize) add(name, value int) {
+	x.names += name + 1
+	x.all += name + 1 + value
+}
+
+// grownTooBig reports whether a limit is passed by what was added since before: what
+// an earlier version has let in can still be made smaller.
+func (x xattrSize) grownTooBig(before xattrSize) bool {
+	return x.names > max(MaxXattrNames, before.names) || x.all > max(MaxXattrBytes, before.all)
+}
+
 // xattrRoom returns ErrXattrSpace if the inode, whose lock is held, cannot have
 // what set adds to its extended attributes.
 func (s *Store) xattrRoom(ino Ino, set map[string][]byte) error {
-	names := 0
+	var before, after xattrSize
 	for name, value := range set {
 		if value != nil {
-			names += len(name) + 1
+			after.add(len(name), len(value))
 		}
 	}
-	if names == 0 {
+	if after.names == 0 {
 		return nil
 	}
 	prefix := inoKey(keyXattr, ino)
-	err := s.engine.Scan(prefix, prefixEnd(prefix), func(key, _ []byte) bool {
-		if _, ok := set[string(key[9:])]; !ok { // else it is counted, or about to go
-			names += len(key[9:]) + 1
+	err := s.engine.Scan(prefix, prefixEnd(prefix), func(key, value []byte) bool {
+		name := key[9:]
+		before.add(len(name), len(value))
+		if _, ok := set[string(name)]; !ok { // else it is counted, or about to go
+			after.add(len(name), len(value))
 		}
-		return names <= MaxXattrNames
+		return true
 	})
 	switch {
 	case err != nil:
 		return fmt.Errorf("extended attributes of inode %d: %w", ino, err)
-	case names > MaxXattrNames:
+	case after.grownTooBig(before):
 		return ErrXattrSpace
 	}
 	return nil
@@ -136,8 +152,8 @@ func (s *Store) SetXattr(ctx context.Context, ino Ino, name string, value []byte
 			return fs.ErrExist
 		case !exists && flags&XattrReplace != 0:
 			return ErrNoXattr
-		case !exists && v.HasXattrs:
-			if err := s.xattrRoom(ino, map[string][]byte{name: {}}); err != nil {
+		case v.HasXattrs:
+			if err := s.xattrRoom(ino, map[string][]byte{name: notNil(value)}); err != nil {
 				return err
 			}
 		}
@@ -202,10 +218,8 @@ func (s *Store) PatchXattrs(ctx context.Context, ino Ino, set map[string][]byte,
 		if err != nil {
 			return err
 		}
-		if cond != nil {
-			if err := cond(&v.Attr); err != nil {
-				return err
-			}
+		if err := c.ask(cond, ino); err != nil {
+			return err
 		}
 		if err := s.xattrRoom(ino, set); err != nil {
 			return err

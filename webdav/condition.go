@@ -8,6 +8,26 @@ import (
 	"engramfs/store"
 )
 
+// noTag is the entity tag of a resource that has none: no header can have a NUL, so
+// that nothing but "*" matches it.
+const noTag = "\x00"
+
+// tagOf returns the strong entity tag of a resource, "" for none. A file that a
+// program has open for writing past the store has no validator at all: neither its
+// version nor its mtime is sure to change with its bytes. The kernel takes mtime
+// before it copies the bytes, from a clock that ticks some 100 times a second, and
+// leaves it as it is when a page is stored to that is mapped and dirty already. So
+// even a weak tag made of them could keep a stale copy valid.
+func tagOf(cur *store.Attr) string {
+	switch {
+	case cur == nil:
+		return ""
+	case cur.Native:
+		return noTag
+	}
+	return cur.ETag()
+}
+
 // writeCond returns the condition under which the request may change the
 // resource that its path names, nil when the request has none. The store asks
 // it again under the change's locks, so that of two clients with the same
@@ -17,10 +37,22 @@ func (h *Handler) writeCond(r *request) store.Cond {
 	if hd["If-Match"] == nil && hd["If-None-Match"] == nil && hd["If-Unmodified-Since"] == nil && !r.ifs.hasETags() {
 		return nil
 	}
-	lists := r.ifs.lists
-	self := r.path
 	return func(cur *store.Attr) error {
-		if !writeAllowed(hd, cur) || !stillTrue(lists, self, cur) {
+		if !writeAllowed(hd, cur) || !r.ifStillTrue(r.path, cur) {
+			return errPrecondition
+		}
+		return nil
+	}
+}
+
+// ifCond is writeCond for the other resource that a request changes, of which only
+// the If header speaks.
+func ifCond(r *request, path string) store.Cond {
+	if !r.ifs.hasETags() {
+		return nil
+	}
+	return func(cur *store.Attr) error {
+		if !r.ifStillTrue(path, cur) {
 			return errPrecondition
 		}
 		return nil
@@ -40,44 +72,31 @@ func (r *request) precheck(cond store.Cond, cur *store.Attr) error {
 // writeAllowed evaluates If-Match, If-Unmodified-Since and If-None-Match for a
 // change (RFC 9110 section 13.2.2); cur is nil when there is no resource.
 func writeAllowed(hd http.Header, cur *store.Attr) bool {
-	etag := ""
-	if cur != nil {
-		etag = cur.ETag()
-	}
+	etag := tagOf(cur)
 	if tags := parseTags(hd["If-Match"]); tags.present {
 		if !tags.matches(etag, false) {
 			return false
 		}
-	} else if since, ok := headerTime(hd["If-Unmodified-Since"]); ok && cur != nil {
-		if unixSeconds(cur.Mtime) > since {
-			return false
-		}
+	} else if since, ok := headerTime(hd["If-Unmodified-Since"]); ok && cur != nil && modifiedSince(cur, since) {
+		return false
 	}
 	tags := parseTags(hd["If-None-Match"])
 	return !tags.present || !tags.matches(etag, true)
 }
 
-// stillTrue evaluates again what an If header says of the content of the
-// request's own resource. All else in it was judged by confirm, before the
-// change.
-func stillTrue(lists []ifList, self string, cur *store.Attr) bool {
-	etag := ""
-	if cur != nil {
-		etag = cur.ETag()
-	}
-	for i := range lists {
-		l := &lists[i]
-		if l.tagged && l.path != self {
-			if l.held {
-				return true
-			}
-			continue
+// ifStillTrue evaluates again what the If header says of the content of one
+// resource, and notes it: where two are asked about, the second is judged with what
+// was found of the first. All else in it was judged by confirm, before the change.
+func (r *request) ifStillTrue(path string, cur *store.Attr) bool {
+	any := !r.ifs.present()
+	for i := range r.ifs.lists {
+		l := &r.ifs.lists[i]
+		if about := l.about(r.path); about == path {
+			l.held = l.tokensOK && l.etagsHold(tagOf(cur))
 		}
-		if l.tokensOK && l.etagsHold(etag) {
-			return true
-		}
+		any = any || l.held
 	}
-	return len(lists) == 0
+	return any
 }
 
 // readStatus evaluates the conditional headers of GET and HEAD: 200 to go on,
@@ -87,7 +106,7 @@ func readStatus(hd http.Header, a *store.Attr, etag string) int {
 		if !tags.matches(etag, false) {
 			return http.StatusPreconditionFailed
 		}
-	} else if since, ok := headerTime(hd["If-Unmodified-Since"]); ok && unixSeconds(a.Mtime) > since {
+	} else if since, ok := headerTime(hd["If-Unmodified-Since"]); ok && modifiedSince(a, since) {
 		return http.StatusPreconditionFailed
 	}
 	if tags := parseTags(hd["If-None-Match"]); tags.present {
@@ -96,10 +115,16 @@ func readStatus(hd http.Header, a *store.Attr, etag string) int {
 		}
 		return http.StatusOK
 	}
-	if since, ok := headerTime(hd["If-Modified-Since"]); ok && unixSeconds(a.Mtime) <= since {
+	if since, ok := headerTime(hd["If-Modified-Since"]); ok && !modifiedSince(a, since) {
 		return http.StatusNotModified
 	}
 	return http.StatusOK
+}
+
+// modifiedSince reports whether a resource may have another content than at a time
+// in Unix seconds. See tagOf for what mtime does not tell.
+func modifiedSince(a *store.Attr, since int64) bool {
+	return a.Native || unixSeconds(a.Mtime) > since
 }
 
 // rangeAllowed evaluates If-Range: a Range header counts only while the
@@ -114,7 +139,7 @@ func rangeAllowed(hd http.Header, a *store.Attr, etag string) bool {
 		return s == etag
 	}
 	since, ok := headerTime(v)
-	return ok && unixSeconds(a.Mtime) == since
+	return ok && !a.Native && unixSeconds(a.Mtime) == since
 }
 
 // entityTags is the value of If-Match or If-None-Match.
@@ -170,8 +195,8 @@ func cutEntityTag(s string) (tag, rest string, ok bool) {
 	return "", "", false
 }
 
-// matches reports whether the tags name a resource with this strong tag; ""
-// is no resource, which not even "*" names.
+// matches reports whether the tags name a resource with this tag, as tagOf returns
+// it; "" is no resource, which not even "*" names.
 func (t *entityTags) matches(etag string, weak bool) bool {
 	if etag == "" {
 		return false

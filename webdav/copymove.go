@@ -22,6 +22,7 @@ type transfer struct {
 	srcParent store.Ino
 	srcName   string
 	srcReal   string
+	dstPath   string // as the request names it
 	dstParent store.Ino
 	dstName   string
 	dstReal   string
@@ -35,11 +36,11 @@ func (h *Handler) copyMove(w http.ResponseWriter, r *request) error {
 	if err := t.parseHeaders(r); err != nil {
 		return err
 	}
-	dst, err := h.destination(r)
-	if err != nil {
+	var err error
+	if t.dstPath, err = h.destination(r); err != nil {
 		return err
 	}
-	if err := h.findEnds(r, t, dst); err != nil {
+	if err := h.findEnds(r, t); err != nil {
 		return err
 	}
 	if err := h.confirm(r, t.needs()...); err != nil {
@@ -75,11 +76,13 @@ func (h *Handler) copyMove(w http.ResponseWriter, r *request) error {
 // transfer makes the change.
 func (h *Handler) transfer(r *request, t *transfer, cond store.Cond) (replaced bool, err error) {
 	mtime, _ := ocMtime(r.Header)
+	target := h.withLocks(r, ifCond(r, t.dstPath), t.dstReal, entryNeed)
 	if t.move {
 		return h.store.Rename(r.ctx, t.srcParent, t.srcName, t.dstParent, t.dstName, store.RenameOptions{
 			NoReplace:   !t.overwrite,
 			ReplaceTree: t.overwrite,
-			Source:      cond,
+			Source:      h.withLocks(r, cond, t.srcReal, entryNeed),
+			Target:      target,
 			Mtime:       mtime,
 		})
 	}
@@ -87,6 +90,7 @@ func (h *Handler) transfer(r *request, t *transfer, cond store.Cond) (replaced b
 		Replace: t.overwrite,
 		Shallow: t.shallow,
 		Source:  cond,
+		Target:  target,
 		Mtime:   mtime,
 		UID:     h.uid,
 		GID:     h.gid,
@@ -158,8 +162,8 @@ func trimDefaultPort(hostport string) string {
 
 // findEnds looks both ends up and refuses what would destroy a tree: a
 // resource onto itself, into its own subtree, or onto its own ancestor.
-func (h *Handler) findEnds(r *request, t *transfer, dst string) (err error) {
-	if r.path == "/" || dst == "/" {
+func (h *Handler) findEnds(r *request, t *transfer) (err error) {
+	if r.path == "/" || t.dstPath == "/" {
 		return errRoot
 	}
 	if t.srcParent, t.srcName, t.srcReal, t.src, err = h.lookupEntry(r, r.path); err != nil {
@@ -170,7 +174,7 @@ func (h *Handler) findEnds(r *request, t *transfer, dst string) (err error) {
 			return err
 		}
 	}
-	if t.dstParent, t.dstName, t.dstReal, err = h.lookupParent(r.ctx, dst); err != nil {
+	if t.dstParent, t.dstName, t.dstReal, err = h.lookupParent(r.ctx, t.dstPath); err != nil {
 		return err
 	}
 	a, err := h.store.Lookup(r.ctx, t.dstParent, t.dstName)
@@ -194,9 +198,9 @@ func overlap(a, b string) bool { return a == b || isAncestor(a, b) || isAncestor
 // at the source only when it goes away. A copy reads its source, and locks do
 // not keep readers out.
 func (t *transfer) needs() []lockNeed {
-	need := []lockNeed{{path: t.dstReal, entry: true, tree: t.dst != nil && t.dst.IsDir()}}
+	need := []lockNeed{entryNeed(t.dstReal, t.dst)}
 	if t.move {
-		need = append(need, lockNeed{path: t.srcReal, entry: true, tree: t.src.IsDir()})
+		need = append(need, entryNeed(t.srcReal, &t.src))
 	}
 	return need
 }
@@ -213,7 +217,9 @@ func (h *Handler) dropVanished(r *request, real string) {
 		if locks[i].Path == real {
 			continue
 		}
-		if _, lerr := h.store.LookupPath(r.ctx, locks[i].Path); lerr != nil {
+		// Any other error says nothing of the resource: its lock stays.
+		_, lerr := h.store.LookupPath(r.ctx, locks[i].Path)
+		if errors.Is(lerr, fs.ErrNotExist) || errors.Is(lerr, store.ErrNotDir) {
 			err = h.locks.Unlock(r.now, locks[i].Token)
 		}
 	}

@@ -45,10 +45,14 @@
 //
 // Parse; look up; evaluate the If header and ask for the locks' tokens; evaluate
 // If-Match and its kin, early, to save the client an upload; change the store,
-// which evaluates them again under the change's own locks; drop the locks of what
-// vanished; Store.Sync; answer. So a 2xx survives a power loss, of two writers
-// with the same If-Match one wins, and an upload of an hour notices a lock that
-// was taken meanwhile.
+// which evaluates them, and asks for the tokens, again under the change's own
+// locks; drop the locks of what vanished; Store.Sync; answer. So a 2xx survives a
+// power loss, of two writers with the same If-Match one wins, and an upload or a COPY
+// of an hour notices a lock that was taken meanwhile.
+//
+// A file that a program has open for writing past the store (Attr.Native) has neither
+// ETag nor Last-Modified, and for conditions it is changed: If-Match is false, except
+// "*". It has both again once the last such program has closed it.
 //
 // # Locks
 //

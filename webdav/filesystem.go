@@ -183,8 +183,14 @@ func (i fileInfo) IsDir() bool { return i.attr.IsDir() }
 // Sys returns the *store.Attr.
 func (i fileInfo) Sys() any { return &i.attr }
 
-// ETag implements webdav.ETager.
-func (i fileInfo) ETag(context.Context) (string, error) { return i.attr.ETag(), nil }
+// ETag implements webdav.ETager. It is empty while the content may be written past
+// the store; x/net would make a strong one of the mtime otherwise.
+func (i fileInfo) ETag(context.Context) (string, error) {
+	if i.attr.Native {
+		return "", nil
+	}
+	return i.attr.ETag(), nil
+}
 
 // ContentType implements webdav.ContentTyper, by extension: a listing must not
 // open files.

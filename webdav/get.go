@@ -48,7 +48,10 @@ func (h *Handler) get(hw http.ResponseWriter, r *request) error {
 		}
 		delete(w.Header(), "Repr-Digest")
 		delete(w.Header(), "Content-Range")
+		delete(w.Header(), "Etag")
+		delete(w.Header(), "Last-Modified")
 		w.pending = 0
+		uncork(r.Request) // the next answer may be one that leaves in one write
 	}
 	return err
 }
@@ -82,8 +85,12 @@ func (h *Handler) serveFile(w *response, r *request, a *store.Attr, c *store.Con
 			ranged = nil // nothing vouches for the part that the client has
 		}
 	} else {
-		hd["Etag"] = vals[0:1:1]
-		hd["Last-Modified"] = vals[1:2:2]
+		if a.Native {
+			vals[0] = noTag
+		} else {
+			hd["Etag"] = vals[0:1:1]
+			hd["Last-Modified"] = vals[1:2:2]
+		}
 		hd["Cache-Control"] = valNoCache
 		if code := readStatus(r.Header, a, vals[0]); code != http.StatusOK {
 			return notNeeded(w, code)

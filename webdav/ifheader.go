@@ -19,10 +19,19 @@ type ifList struct {
 	path    string // of a tagged list, cleaned, without prefix
 	conds   []ifCondition
 
-	// Set by evalIf, which judges before the change what the change's own
-	// locks do not cover.
+	// Set by evalIf, before the change. What the change's own locks cover is judged
+	// again under them: see ifStillTrue.
 	held     bool // all conditions
 	tokensOK bool // the state tokens' conditions
+}
+
+// about returns the path that the list is about, in a request for the path own; ""
+// if it names nothing of this tree.
+func (l *ifList) about(own string) string {
+	if l.tagged {
+		return l.path
+	}
+	return own
 }
 
 // ifCondition is one state token or one entity tag.
@@ -35,20 +44,9 @@ type ifCondition struct {
 // present reports whether the request carried an If header.
 func (f *ifHeader) present() bool { return len(f.lists) > 0 }
 
-// submitted reports whether the token appears anywhere in the header: that
-// alone submits it, whatever its list evaluates to (RFC 4918 section 10.4.1).
-func (f *ifHeader) submitted(token string) bool {
-	for i := range f.lists {
-		for j := range f.lists[i].conds {
-			if f.lists[i].conds[j].token == token {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// tokens returns the submitted tokens, each once, in the header's order.
+// tokens returns the submitted tokens, each once, in the header's order. To appear
+// anywhere in the header submits a token, whatever its list evaluates to (RFC 4918
+// section 10.4.1).
 func (f *ifHeader) tokens() []string {
 	var all []string
 	seen := map[string]bool{}

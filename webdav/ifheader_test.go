@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,8 +91,8 @@ func TestParseIfHeaderTags(t *testing.T) {
 	if err != nil || len(f.lists) != 2 || f.lists[1].tagged {
 		t.Errorf("a tag of one line reaches into the next: %+v, %v", f, err)
 	}
-	if !f.submitted("urn:a") || !f.submitted("urn:b") || f.submitted("urn:c") {
-		t.Errorf("submitted tokens of %+v", f)
+	if got := f.tokens(); !slices.Equal(got, []string{"urn:a", "urn:b"}) {
+		t.Errorf("submitted tokens %q of %+v", got, f)
 	}
 }
 
@@ -219,5 +220,32 @@ func TestIfETagAtCommit(t *testing.T) {
 	}
 	if err := cond(now); err == nil {
 		t.Error("a list without its token passes")
+	}
+}
+
+// TestIfOfTwoResources: a header that holds for one of its two resources is true,
+// and one that held for both at the start, and for none under the change's locks, is not.
+func TestIfOfTwoResources(t *testing.T) {
+	h := New(Options{})
+	attr := func(version uint64) *store.Attr {
+		return &store.Attr{Ino: 2, Gen: 1, Version: version, Mode: store.ModeRegular}
+	}
+	header := "</src> ([" + attr(1).ETag() + "]) </dst> ([" + attr(2).ETag() + "])"
+	for _, c := range []struct {
+		src, dst uint64
+		want     bool
+	}{{1, 2, true}, {9, 2, true}, {1, 9, true}, {9, 9, false}} {
+		r := &request{Request: &http.Request{Header: http.Header{"If": {header}}}, path: "/src"}
+		var err error
+		if r.ifs, err = h.parseIfHeader(r.Request); err != nil {
+			t.Fatal(err)
+		}
+		for i := range r.ifs.lists {
+			r.ifs.lists[i].tokensOK, r.ifs.lists[i].held = true, true // as confirm found it
+		}
+		got := h.writeCond(r)(attr(c.src)) == nil && ifCond(r, "/dst")(attr(c.dst)) == nil
+		if got != c.want {
+			t.Errorf("source version %d, destination version %d: %v, want %v", c.src, c.dst, got, c.want)
+		}
 	}
 }

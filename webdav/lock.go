@@ -221,13 +221,7 @@ func lockError(err error) error {
 func (h *Handler) lockConflict(w http.ResponseWriter, r *request, t target, locks []store.DAVLock) error {
 	within := !slices.ContainsFunc(locks, func(l store.DAVLock) bool { return !isAncestor(t.real, l.Path) })
 	if !within {
-		e := &statusError{code: http.StatusLocked, condition: "no-conflicting-lock", err: store.ErrLocked}
-		for i := range locks {
-			if href := h.href(locks[i].Path, false); !slices.Contains(e.hrefs, href) {
-				e.hrefs = append(e.hrefs, href)
-			}
-		}
-		return e
+		return &statusError{code: http.StatusLocked, condition: "no-conflicting-lock", hrefs: h.lockRoots(locks), err: store.ErrLocked}
 	}
 	m := newMultistatus(h, w, r)
 	defer m.release()

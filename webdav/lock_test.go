@@ -2,6 +2,7 @@ package webdav
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"engramfs/store"
+	"engramfs/store/meta/pebble"
+	"engramfs/store/storetest"
 )
 
 func TestLockAnswerGolden(t *testing.T) {
@@ -320,6 +323,99 @@ func TestLockTableFaultsAreReported(t *testing.T) {
 			}
 			b.want(204, "PUT", "/f", "x")
 		})
+	}
+}
+
+// TestLocksOfAReadOnlyStore: its locks cannot be changed either, and the client is told
+// to come back.
+func TestLocksOfAReadOnlyStore(t *testing.T) {
+	for _, cause := range []string{"the engine", "an option"} {
+		t.Run(cause, func(t *testing.T) {
+			st, eng, reopen := reopenable(t)
+			s := serve(t, st, "")
+			s.want(201, "PUT", "/f", "x")
+			s.want(201, "PUT", "/g", "x")
+			token := s.lock("/f")
+			if cause == "the engine" {
+				eng.failUpdates.Store(true)
+			} else {
+				st, _ = reopen(store.Options{ReadOnly: errors.New("to have a look")})
+				s = serve(t, st, "")
+			}
+			for _, r := range [][]string{
+				{"LOCK", "/g", lockBody("exclusive")},
+				{"LOCK", "/f", "", "If: (<" + token + ">)"},
+				{"UNLOCK", "/f", "", "Lock-Token: <" + token + ">"},
+			} {
+				if got := s.do(r[0], r[1], r[2], r[3:]...); got.code != 503 || got.header.Get("Retry-After") == "" {
+					t.Errorf("%s %s = %d %v, want 503 with Retry-After", r[0], r[1], got.code, got.header)
+				}
+			}
+			if n := st.DAVLocks().Len(); n != 1 {
+				t.Errorf("%d locks, want 1", n)
+			}
+		})
+	}
+}
+
+// reopenable opens a store on an engine that can fail, and returns what closes it
+// and opens it again.
+func reopenable(t *testing.T) (*store.Store, *failingEngine, func(store.Options) (*store.Store, *failingEngine)) {
+	t.Helper()
+	dir, blobs := t.TempDir(), storetest.NewMemBlobs()
+	var st *store.Store
+	open := func(o store.Options) (*store.Store, *failingEngine) {
+		t.Helper()
+		if st != nil {
+			if err := st.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db, err := pebble.Open(dir, pebble.Options{Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eng := &failingEngine{Engine: db}
+		o.Meta, o.Blobs, o.Reserve = eng, blobs, -1
+		if st, err = store.Open(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		return st, eng
+	}
+	t.Cleanup(func() { st.Close() })
+	_, eng := open(store.Options{})
+	return st, eng, open
+}
+
+// TestLocksOutliveAFailedLookup: only a resource that is known to be gone loses its lock.
+func TestLocksOutliveAFailedLookup(t *testing.T) {
+	st, _, reopen := reopenable(t)
+	s := serve(t, st, "")
+	s.make("/d", "tree", "x")
+	s.lock("/d/f")
+	st, eng := reopen(store.Options{}) // and nothing is in memory
+	h := New(Options{Store: st})
+	r := &request{ctx: context.Background(), now: st.Now()}
+	eng.failReads.Store(true)
+	h.dropVanished(r, "/d")
+	eng.failReads.Store(false)
+	if n := h.locks.Len(); n != 1 {
+		t.Fatalf("%d locks after a failed lookup, want 1", n)
+	}
+	h.dropVanished(r, "/d")
+	if n := h.locks.Len(); n != 1 {
+		t.Fatalf("%d locks of a resource that is there, want 1", n)
+	}
+	d, err := st.LookupPath(r.ctx, "/d")
+	if err == nil {
+		err = st.Unlink(r.ctx, d.Ino, "f", nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.dropVanished(r, "/d")
+	if n := h.locks.Len(); n != 0 {
+		t.Errorf("%d locks of a resource that is gone", n)
 	}
 }
 

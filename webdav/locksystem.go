@@ -91,7 +91,7 @@ func (ls lockSystem) state(now time.Time, name string) (s lockSystemState, err e
 	a, err := ls.h.store.LookupPath(context.Background(), name)
 	switch {
 	case err == nil:
-		s.etag = a.ETag()
+		s.etag = tagOf(&a)
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, store.ErrNotDir):
 		return s, err
 	}

@@ -41,9 +41,34 @@ func (h *Handler) confirm(r *request, need ...lockNeed) error {
 	return h.confirmLocks(r, r.now, need...)
 }
 
-// confirmLocks is confirm without the If header. An upload asks again before
-// its commit: a lock that was taken while the body came in counts, but one
-// that ended meanwhile must not fail a header that was true at the start.
+// entryNeed is the need of a change by which an entry appears, vanishes or is
+// replaced; cur is what it names now, nil for nothing.
+func entryNeed(path string, cur *store.Attr) lockNeed {
+	return lockNeed{path: path, entry: true, tree: cur != nil && cur.IsDir()}
+}
+
+// contentNeed is the need of a change of a file's content; cur is nil if that
+// creates the file.
+func contentNeed(path string, cur *store.Attr) lockNeed {
+	return lockNeed{path: path, entry: cur == nil}
+}
+
+// withLocks adds to a condition, which may be nil, that the locks are asked for
+// that need says. It is for the store to ask under the change's own locks: a lock
+// that was taken since confirm, while a body came in or a tree was copied, counts.
+// Who gets a lock after that reads what the change has made.
+func (h *Handler) withLocks(r *request, cond store.Cond, path string, need func(string, *store.Attr) lockNeed) store.Cond {
+	return func(cur *store.Attr) error {
+		if err := h.confirmLocks(r, h.store.Now(), need(path, cur)); err != nil || cond == nil {
+			return err
+		}
+		return cond(cur)
+	}
+}
+
+// confirmLocks is confirm without the If header, which may have been true at the
+// start because of a lock that has ended meanwhile. It looks up nothing, so that it
+// can be called inside a change.
 func (h *Handler) confirmLocks(r *request, now time.Time, need ...lockNeed) error {
 	for _, n := range need {
 		if err := h.confirmResource(r, now, n.path); err != nil {
@@ -67,7 +92,7 @@ func (h *Handler) confirmLocks(r *request, now time.Time, need ...lockNeed) erro
 // which are shared then, one token is enough (RFC 4918 section 7).
 func (h *Handler) confirmResource(r *request, now time.Time, p string) error {
 	locks, err := h.locks.Covering(now, p)
-	if err != nil || len(locks) == 0 || slices.ContainsFunc(locks, r.holds) {
+	if err != nil || len(locks) == 0 || len(r.heldLocks(locks)) > 0 {
 		return err
 	}
 	return h.lockedBy(locks)
@@ -80,15 +105,10 @@ func (h *Handler) confirmTree(r *request, now time.Time, p string) error {
 	if err != nil {
 		return err
 	}
+	held := r.heldLocks(locks)
 	var missing []store.DAVLock
 	for i := range locks {
-		if locks[i].Path == p {
-			continue // confirmResource asked
-		}
-		held := slices.ContainsFunc(locks, func(l store.DAVLock) bool {
-			return l.Covers(locks[i].Path) && r.holds(l)
-		})
-		if !held {
+		if locks[i].Path != p && !held.cover(locks[i].Path) { // of p itself confirmResource asked
 			missing = append(missing, locks[i])
 		}
 	}
@@ -98,28 +118,60 @@ func (h *Handler) confirmTree(r *request, now time.Time, p string) error {
 	return h.lockedBy(missing)
 }
 
-// holds reports whether the request submitted the lock's token and comes from
-// the principal that took the lock. A token that leaked opens nothing
-// (RFC 4918 section 6.4).
-func (r *request) holds(l store.DAVLock) bool {
-	return l.Principal == r.principal && r.ifs.submitted(l.Token)
+// heldLocks are the roots of locks that a request holds, and whether they are infinite.
+// A principal may have thousands: comparing each with each would take too long.
+type heldLocks map[string]bool
+
+// heldLocks returns those of the locks whose token the request submitted and that its
+// principal took. A token that leaked opens nothing (RFC 4918 section 6.4).
+func (r *request) heldLocks(locks []store.DAVLock) heldLocks {
+	tokens := map[string]bool{}
+	for _, token := range r.ifs.tokens() {
+		tokens[token] = true
+	}
+	held := heldLocks{}
+	for i := range locks {
+		if l := &locks[i]; l.Principal == r.principal && tokens[l.Token] {
+			held[l.Path] = held[l.Path] || l.Infinite
+		}
+	}
+	return held
+}
+
+// cover reports whether one of the locks applies to p.
+func (held heldLocks) cover(p string) bool {
+	if _, ok := held[p]; ok {
+		return true
+	}
+	for len(held) > 0 && p != "/" {
+		if p = parentOf(p); held[p] {
+			return true
+		}
+	}
+	return false
 }
 
 // lockedBy is the 423 that names the roots of the locks in the way.
 func (h *Handler) lockedBy(locks []store.DAVLock) error {
-	e := &statusError{code: http.StatusLocked, condition: "lock-token-submitted", err: store.ErrLocked}
+	return &statusError{code: http.StatusLocked, condition: "lock-token-submitted", hrefs: h.lockRoots(locks), err: store.ErrLocked}
+}
+
+// lockRoots returns the hrefs of the locks' roots, each once.
+func (h *Handler) lockRoots(locks []store.DAVLock) []string {
+	var hrefs []string
+	seen := make(map[string]bool, len(locks))
 	for i := range locks {
-		href := h.href(locks[i].Path, false)
-		if !slices.Contains(e.hrefs, href) {
-			e.hrefs = append(e.hrefs, href)
+		if p := locks[i].Path; !seen[p] {
+			seen[p] = true
+			hrefs = append(hrefs, h.href(p, false))
 		}
 	}
-	return e
+	return hrefs
 }
 
 // ifState is what the conditions of an If header are about.
 type ifState struct {
-	etag  string // "" when there is no resource
+	etag  string // as tagOf returns it
 	locks []store.DAVLock
 }
 
@@ -133,10 +185,7 @@ func (h *Handler) evalIf(r *request) (bool, error) {
 		if l.foreign {
 			continue
 		}
-		p := l.path
-		if !l.tagged {
-			p = r.path
-		}
+		p := l.about(r.path)
 		s, ok := states[p]
 		if !ok {
 			var err error
@@ -158,7 +207,7 @@ func (h *Handler) ifStateOf(ctx context.Context, now time.Time, p string) (ifSta
 	real, a, err := h.lookup(ctx, p)
 	switch {
 	case err == nil:
-		s.etag = a.ETag()
+		s.etag = tagOf(&a)
 	case errors.Is(err, fs.ErrNotExist):
 		real = h.unmappedPath(ctx, p)
 	default:

@@ -1,8 +1,15 @@
 package webdav
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"engramfs/store"
 )
 
 const authAnn, authBob = "Authorization: Basic YW5uOng=", "Authorization: Basic Ym9iOng="
@@ -122,4 +129,62 @@ func TestSharedLocks(t *testing.T) {
 	s.want(204, "PUT", "/f", "x", "If: (<"+tokens[0]+">)")
 	s.want(204, "PUT", "/f", "x", "If: (<"+tokens[1]+">)")
 	s.want(204, "DELETE", "/f", "", "If: (<"+tokens[1]+">)")
+}
+
+// TestHeldLocksCover compares with the locks' own idea of what they apply to.
+func TestHeldLocksCover(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		path := rapid.Custom(func(t *rapid.T) string {
+			return "/" + strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "ab"}), 0, 4).Draw(t, "path"), "/")
+		})
+		r := &request{principal: "ann"}
+		locks := make([]store.DAVLock, rapid.IntRange(0, 6).Draw(t, "locks"))
+		held := make([]bool, len(locks))
+		for i := range locks {
+			l := &locks[i]
+			*l = store.DAVLock{Token: fmt.Sprint("urn:", i), Path: path.Draw(t, "root"), Infinite: rapid.Bool().Draw(t, "infinite")}
+			l.Principal = rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "principal")
+			submitted := rapid.Bool().Draw(t, "submitted")
+			if submitted {
+				r.ifs.lists = append(r.ifs.lists, ifList{conds: []ifCondition{{token: l.Token}}})
+			}
+			held[i] = submitted && l.Principal == "ann"
+		}
+		p := path.Draw(t, "path")
+		want := false
+		for i := range locks {
+			want = want || held[i] && locks[i].Covers(p)
+		}
+		if got := r.heldLocks(locks).cover(p); got != want {
+			t.Fatalf("%v cover %s: %v, want %v", locks, p, got, want)
+		}
+	})
+}
+
+// TestManyLocksBelow removes a collection with as many locks below it as one
+// principal may have: with and without their tokens.
+func TestManyLocksBelow(t *testing.T) {
+	b := newDAVBench(t, "")
+	b.node("/", "d", newDirMode, "")
+	now := b.st.Now()
+	r := &request{principal: "ann", now: now}
+	for i := range store.MaxPrincipalLocks {
+		l, err := b.locks.Create(now, store.DAVLock{Path: fmt.Sprint("/d/", i), Principal: "ann"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ifs.lists = append(r.ifs.lists, ifList{conds: []ifCondition{{token: l.Token}}})
+	}
+	began := time.Now()
+	if err := b.confirmTree(r, now, "/d"); err != nil {
+		t.Errorf("with all tokens: %v", err)
+	}
+	r.principal = "bob"
+	var e *statusError
+	if err := b.confirmTree(r, now, "/d"); !errors.As(err, &e) || len(e.hrefs) != store.MaxPrincipalLocks {
+		t.Errorf("without a token: %v", err)
+	}
+	if d := time.Since(began); d > 2*time.Second { // much more when each is compared with each
+		t.Errorf("it took %v", d)
+	}
 }

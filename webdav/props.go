@@ -184,7 +184,7 @@ func (p *propRenderer) appendValue(b []byte, prop liveProp, e *propEntry) ([]byt
 	case propCreationDate:
 		b = time.Unix(shownSeconds(a.Btime), 0).UTC().AppendFormat(b, time.RFC3339)
 	case propETag:
-		if e.recovered {
+		if e.recovered || a.Native {
 			return b, propMissing
 		}
 		b = a.AppendETag(b)

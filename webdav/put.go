@@ -42,7 +42,7 @@ func (h *Handler) put(hw http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := h.confirm(r, lockNeed{path: t.real, entry: t.cur == nil}); err != nil {
+	if err := h.confirm(r, contentNeed(t.real, t.cur)); err != nil {
 		return err
 	}
 	cond := h.writeCond(r)
@@ -55,7 +55,7 @@ func (h *Handler) put(hw http.ResponseWriter, r *request) error {
 	}
 	mtime, hasMtime := ocMtime(r.Header)
 	a, created, err := h.upload(r, t, digests, store.CommitOptions{
-		Cond:  cond,
+		Cond:  h.withLocks(r, cond, t.real, contentNeed),
 		Mtime: mtime,
 		Mode:  newFileMode,
 		UID:   h.uid,
@@ -140,10 +140,6 @@ func (h *Handler) upload(r *request, t target, digests claims, o store.CommitOpt
 		return a, false, err
 	}
 	if err := verifyDigests(u, r, digests); err != nil {
-		return a, false, err
-	}
-	// A lock that was taken while the body came in counts.
-	if err := h.confirmLocks(r, h.store.Now(), lockNeed{path: t.real, entry: t.cur == nil}); err != nil {
 		return a, false, err
 	}
 	return u.Commit(r.ctx, o) // compares the length with the announced one

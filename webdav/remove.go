@@ -22,13 +22,14 @@ func (h *Handler) remove(w http.ResponseWriter, r *request) error {
 	if a.IsDir() && !depthIsInfinity(r.Header) {
 		return badRequest("DELETE of a collection takes Depth: infinity only")
 	}
-	if err := h.confirm(r, lockNeed{path: real, entry: true, tree: a.IsDir()}); err != nil {
+	if err := h.confirm(r, entryNeed(real, &a)); err != nil {
 		return err
 	}
 	cond := h.writeCond(r)
 	if err := r.precheck(cond, &a); err != nil {
 		return err
 	}
+	cond = h.withLocks(r, cond, real, entryNeed)
 	if a.IsDir() {
 		err = h.store.RemoveAll(r.ctx, parent, name, cond)
 	} else {

@@ -225,10 +225,12 @@ func openDir(t testing.TB, dir string) *store.Store {
 	return s
 }
 
-// failingEngine is an engine whose journal can be made to fail.
+// failingEngine is an engine that can be made to fail.
 type failingEngine struct {
 	meta.Engine
-	fail atomic.Bool
+	fail        atomic.Bool // what syncs
+	failUpdates atomic.Bool
+	failReads   atomic.Bool
 }
 
 func newFailingEngine(t testing.TB) *failingEngine {
@@ -238,6 +240,20 @@ func newFailingEngine(t testing.TB) *failingEngine {
 		t.Fatal(err)
 	}
 	return &failingEngine{Engine: eng}
+}
+
+func (e *failingEngine) Update(fn func(meta.Txn) error) error {
+	if e.failUpdates.Load() {
+		return fmt.Errorf("%w: injected", meta.ErrReadOnly)
+	}
+	return e.Engine.Update(fn)
+}
+
+func (e *failingEngine) Get(key []byte) ([]byte, error) {
+	if e.failReads.Load() {
+		return nil, errors.New("injected")
+	}
+	return e.Engine.Get(key)
 }
 
 func (e *failingEngine) Sync() error {

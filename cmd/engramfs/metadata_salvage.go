@@ -279,7 +279,7 @@ func (m *metadata) write(r *salvageReport) error {
 	}
 	facts := []any{
 		"report", name, "refused", r.Refused, "files", r.Store.Files, "directories", r.Store.Dirs,
-		"from_content", len(r.Store.Restored), "lost_found", len(r.Store.LostFound), "missing", len(r.Store.Missing),
+		"from_content", len(r.Store.Restored), "lost_found", len(r.Store.LostFound), "missing", len(r.Store.Missing), "unproven", len(r.Store.Unproven),
 	}
 	from := "without a second copy: what was not content of its own is lost"
 	switch {
@@ -292,8 +292,8 @@ func (m *metadata) write(r *salvageReport) error {
 		facts = append(facts, "copy_instant", r.Copy.Instant, "copy_complete", r.Copy.Complete, "copy_gaps", len(r.Copy.Gaps))
 	}
 	m.o.log.Warn("metadata salvaged", facts...)
-	m.salvaged = fmt.Sprintf("the metadata was salvaged at this start, %s: %d files, %d restored from content alone, %d in lost+found, %d missing; see %s",
-		from, r.Store.Files, len(r.Store.Restored), len(r.Store.LostFound), len(r.Store.Missing), name)
+	m.salvaged = fmt.Sprintf("the metadata was salvaged at this start, %s: %d files, %d restored from content alone, %d in lost+found, %d missing, %d unproven; see %s",
+		from, r.Store.Files, len(r.Store.Restored), len(r.Store.LostFound), len(r.Store.Missing), len(r.Store.Unproven), name)
 	return nil
 }
 
