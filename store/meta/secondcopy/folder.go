@@ -44,8 +44,10 @@ func readFolder(dir string) (folder, error) {
 	for _, e := range entries {
 		var n uint64
 		switch name := e.Name(); {
-		case strings.HasSuffix(name, tmpSuffix):
-			f.cutOff = append(f.cutOff, name)
+		case scan(strings.TrimSuffix(name, tmpSuffix), snapshotPrefix, &n) && strings.HasSuffix(name, tmpSuffix):
+			if !e.IsDir() { // the folder may be one that others use, too
+				f.cutOff = append(f.cutOff, name)
+			}
 		case scan(name, logPrefix, &n):
 			f.logs = append(f.logs, n)
 		case scan(name, snapshotPrefix, &n):
@@ -183,14 +185,13 @@ func lockFolder(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case err == nil, errors.Is(err, errors.ErrUnsupported):
-		return f, nil
-	case errors.Is(err, unix.EWOULDBLOCK):
-		err = errors.New("it is in use by another server")
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
-	return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	if err == unix.EWOULDBLOCK {
+		return nil, errors.Join(fmt.Errorf("lock %s: it is in use by another server", dir), f.Close())
+	}
+	return f, nil // network file systems refuse in many ways
 }
 
 func syncDir(dir string) error {

@@ -300,11 +300,19 @@ func TestFolderOfAnotherEngine(t *testing.T) {
 func TestCutOffSnapshotIsRemoved(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "copy")
 	name := filepath.Join(dir, snapshotName(7)+tmpSuffix)
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(name, []byte("half"), 0o600)); err != nil {
+	foreign := filepath.Join(dir, "thesis.tmp") // the folder may be one that others use, too
+	err := os.Mkdir(dir, 0o700)
+	for _, file := range []string{name, foreign} {
+		err = errors.Join(err, os.WriteFile(file, []byte("half"), 0o600))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	stepped(t, newPebble(t), dir)
 	if f, err := readFolder(dir); err != nil || slices.Contains(f.cutOff, filepath.Base(name)) {
 		t.Errorf("left: %v, %v", f.cutOff, err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Errorf("a file that is not the copy's is gone: %v", err)
 	}
 }

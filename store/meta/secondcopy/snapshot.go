@@ -37,13 +37,12 @@ func (e *Engine) snapshots(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			e.o.Logger.Error("second copy: no snapshot", "dir", e.o.Dir, "err", err, "retry", wait.String())
-			e.retrySnapshot(ctx, wait)
 			if !errors.Is(err, errUnread) {
 				wait = e.o.Retry
-			} else if wait < maxRetry {
-				wait = min(2*wait, maxRetry)
 			}
+			e.o.Logger.Error("second copy: no snapshot", "dir", e.o.Dir, "err", err, "retry", wait.String())
+			e.retrySnapshot(ctx, wait)
+			wait = min(2*wait, maxRetry)
 		default:
 			wait = e.o.Retry
 			e.o.Logger.Info("second copy: snapshot taken", "dir", e.o.Dir, "bytes", e.snapshotSize(), "took", e.o.Now().Sub(begin).String())
@@ -52,13 +51,30 @@ func (e *Engine) snapshots(ctx context.Context) {
 }
 
 // retrySnapshot waits before the next attempt. What cannot be read from the engine,
-// too, may be readable later.
+// too, may be readable later. Meanwhile a log that broke off is followed by another: what
+// is applied is copied, whether there is a snapshot or not.
 func (e *Engine) retrySnapshot(ctx context.Context, wait time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(wait):
-		e.askSnapshot()
+	over := time.After(wait)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-over:
+			e.askSnapshot()
+			return
+		case <-time.After(e.o.Retry):
+			if e.broken() {
+				_, _ = e.newLog(ctx) // the state tells
+			}
+		}
 	}
+}
+
+// broken reports whether updates are not being copied.
+func (e *Engine) broken() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lost || e.err != nil
 }
 
 func (e *Engine) snapshotSize() int64 {
