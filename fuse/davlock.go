@@ -10,7 +10,11 @@ import (
 
 // davMatters reports whether WebDAV locks bind the mount and there are any.
 func (fs *fileSystem) davMatters() bool {
-	return fs.o.DAVLocks == DAVLocksMandatory && fs.store.DAVLocks().Len() > 0
+	if fs.o.DAVLocks != DAVLocksMandatory || fs.store.DAVLocks().Len() == 0 {
+		return false
+	}
+	fs.store.DAVLocks().Prune(fs.store.Now())
+	return true
 }
 
 // davUnlocked returns ErrLocked if a WebDAV lock covers the file. A file with

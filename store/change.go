@@ -35,6 +35,7 @@ type change struct {
 	files, dirs, bytes int64     // what the change adds to the usage
 	refs               []blob.ID // blobs that got a reference
 	drops              []blob.ID // blobs that lost one
+	orphans            bool      // the collector has new work
 	orphanDirs         int64     // directories that become orphans, less those that were
 	labels             bool      // the labeler has
 	moved              bool      // a directory has another path
@@ -400,7 +401,7 @@ func (c *change) finish(published bool) {
 	}
 	defer func() { // also if counting dies
 		c.s.collector.dirs.Add(min(c.orphanDirs, 0))
-		if len(c.drops) > 0 || c.orphanDirs > 0 {
+		if len(c.drops) > 0 || c.orphans {
 			c.s.collector.wake()
 		}
 		if c.labels {

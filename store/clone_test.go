@@ -227,3 +227,19 @@ func TestCloneOfContentThatIsReplaced(t *testing.T) {
 		t.Errorf("the copy has %d bytes of neither", len(got))
 	}
 }
+
+// TestTreeThatACopyReplacesIsCollected without anything else that wakes the collector.
+func TestTreeThatACopyReplacesIsCollected(t *testing.T) {
+	s := storetest.New(t)
+	mkdir(t, s, "/src/d")
+	mkdir(t, s, "/dst/d")
+	for i := range 2000 { // the collector has looked before the copy is complete
+		put(t, s, fmt.Sprintf("/src/d/f%d", i), []byte("new"))
+	}
+	put(t, s, "/dst/d/old", []byte("old"))
+	src := lookup(s, "/src")
+	if _, _, err := s.Clone(ctx, src.Ino, store.RootIno, "dst", store.CloneOptions{Replace: true}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the old tree to be collected", func() bool { return s.FileCount(ctx) == 4000 && s.DirCount(ctx) == 5 })
+}

@@ -18,6 +18,7 @@ type contentClone struct {
 	s      *Store
 	o      CloneOptions
 	copies map[Ino]*blobCopy
+	waited time.Duration // for writers
 }
 
 // blobCopy is a copy of an inode's blob, made before the change that needs it.
@@ -52,8 +53,6 @@ const (
 // be: content that nobody writes to any more is sealed first, so that neither the
 // original nor the copy can be mistaken for damaged.
 func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change) error) error {
-	patience := time.NewTimer(writerPatience)
-	defer patience.Stop()
 	for {
 		err := k.s.changeLocked(ctx, "clone", set, fn)
 		for _, b := range k.copies {
@@ -74,12 +73,14 @@ func (k *contentClone) change(ctx context.Context, set lockSet, fn func(*change)
 			err = errBusy // removed meanwhile: fn knows what that means
 		}
 		if errors.Is(err, errBusy) {
+			if k.waited >= writerPatience {
+				return fmt.Errorf("%w: inode %d is being written", ErrLocked, un.ino)
+			}
+			k.waited += writerPause
 			select {
 			case <-time.After(writerPause):
 				err = nil
 			case <-ctx.Done():
-			case <-patience.C:
-				err = fmt.Errorf("%w: inode %d is being written", ErrLocked, un.ino)
 			}
 		}
 		if err := errors.Join(err, ctx.Err()); err != nil {

@@ -145,7 +145,6 @@ func (t *LockTable) collect(op string, now time.Time, walk func(*davLocks, func(
 	if t.live.Load() == 0 && t.set.Event() == nil {
 		return nil, nil
 	}
-	t.pruneSoon(now)
 	var found []DAVLock
 	_, err := t.set.Read(op, func(s *davLocks) {
 		walk(s, func(l *heldDAVLock) {
@@ -261,9 +260,10 @@ func (t *LockTable) Drop(locks []DAVLock) error {
 	})
 }
 
-// pruneSoon removes expired locks when there are any and no other goroutine is
-// at it already.
-func (t *LockTable) pruneSoon(now time.Time) {
+// Prune removes expired locks when there are any and no other goroutine is at it
+// already. It must not be called inside a change of the store: what goes wrong is to
+// concern the locks alone. No method returns expired locks, whether they are removed or not.
+func (t *LockTable) Prune(now time.Time) {
 	next := t.nextExpiry.Load()
 	if next == 0 || next > now.UnixNano() || !t.pruning.CompareAndSwap(false, true) {
 		return

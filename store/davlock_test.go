@@ -216,8 +216,12 @@ func TestLockExpiresAndRefreshes(t *testing.T) {
 	if got, _ := b.Covering(end, "/f"); len(got) != 0 {
 		t.Errorf("Covering at expiry = %v", got)
 	}
-	if b.Len() != 0 {
-		t.Errorf("Len = %d after a reader met an expired lock, want 0", b.Len())
+	b.Prune(end.Add(-1))
+	if b.Len() != 1 {
+		t.Errorf("Len = %d before the lock expires, want 1", b.Len())
+	}
+	if b.Prune(end); b.Len() != 0 {
+		t.Errorf("Len = %d after expired locks were removed, want 0", b.Len())
 	}
 	for name, err := range map[string]error{
 		"Get":     second(b.Get(end, l.Token)),

@@ -315,6 +315,7 @@ func (c *change) orphan(v *inode) {
 	v.Nlink, v.parent, v.name = 0, 0, ""
 	c.put(inoKey(keyOrphan, v.Ino), []byte{})
 	if v.IsDir() {
+		c.orphans = true
 		c.orphanDirs++
 	}
 }
@@ -518,13 +519,14 @@ func (s *Store) reachable(dir Ino) error {
 		return nil
 	}
 	top := dir
-	if err := s.ancestors(dir, func(a Ino) bool { top = a; return true }); err != nil {
-		return err
+	for range 3 { // a parent that is moved and removed while the walk is between the two is no end
+		top = dir
+		err := s.ancestors(dir, func(a Ino) bool { top = a; return true })
+		if top == RootIno || err != nil && !errors.Is(err, ErrStale) {
+			return err
+		}
 	}
-	if top != RootIno {
-		return fmt.Errorf("%w: %d", ErrStale, dir)
-	}
-	return nil
+	return fmt.Errorf("%w: %d", ErrStale, dir)
 }
 
 // poisonedBelow returns nil if no inode below the directory top is poisoned,

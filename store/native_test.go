@@ -512,3 +512,36 @@ func TestResetTakesWhatProgramsWrote(t *testing.T) {
 		t.Error("content differs")
 	}
 }
+
+// TestTimeThatIsSetDuringTheSealStays: the content is read meanwhile, which can take long.
+func TestTimeThatIsSetDuringTheSealStays(t *testing.T) {
+	b := newTraced(1)
+	s := openTraced(t, vfs.NewMem(), b)
+	defer s.Close()
+	b.mu.Lock()
+	b.at = -1
+	b.mu.Unlock()
+	a := sealedFile(t, s, "/f", pattern(200_000, 1))
+	if err := s.Lent(a.Ino); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(30 * time.Millisecond) // the kernel's clock ticks
+	b.Scribble(s.BlobOf(a.Ino), []byte("written late"), 100_000)
+	get(t, s, "/f") // finds it out
+	b.mu.Lock()
+	clear(b.reads)
+	b.at = 1
+	b.mu.Unlock()
+	sealed := make(chan error)
+	go func() { sealed <- s.SealAll(ctx) }()
+	<-b.here
+	want := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
+	_, err := s.SetAttr(ctx, a.Ino, store.SetAttr{Mtime: &want})
+	close(b.goOn)
+	if err := errors.Join(err, <-sealed, s.Quiesce(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if got := time.Unix(0, lookup(s, "/f").Mtime).UTC(); got != want {
+		t.Errorf("the time is %v, was set to %v", got, want)
+	}
+}

@@ -219,6 +219,8 @@ func (f *tracedFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
+func (f *tracedFile) Stat() (blob.Stat, error) { return f.File.(blob.Stater).Stat() }
+
 func openTraced(t *testing.T, mem *vfs.MemFS, b blob.Backend) *store.Store {
 	t.Helper()
 	db, err := pebble.Open("meta", pebble.Options{Create: true, FS: mem, CacheSize: 1 << 20})

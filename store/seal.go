@@ -537,12 +537,16 @@ func (k *seal) renew(c *change, st blob.Stat) (*inode, error) {
 	if !late && !k.mapped {
 		return c.tend(k.n.ino)
 	}
-	v, err := c.edit(k.n.ino)
+	v, err := c.view(k.n.ino)
 	if err != nil {
 		return nil, err
 	}
+	changed := v.Ctime
+	if v, err = c.edit(k.n.ino); err != nil {
+		return nil, err
+	}
 	v.Version = c.s.nextVersion(v.Version)
-	if late && st.Mtime > k.v.Ctime { // else somebody has set another time since
+	if late && st.Mtime > changed { // else somebody has set another time since
 		v.Mtime = st.Mtime
 	}
 	return v, nil

@@ -169,6 +169,7 @@ func (h *Handler) serve(w *response, r *request) error {
 		return unsupported(w, r.Method)
 	}
 	r.now = h.store.Now()
+	h.locks.Prune(r.now)
 	r.principal = h.principal(r.Request)
 	r.ctx, r.trace = store.WithTrace(r.Request.Context())
 	var err error
