@@ -71,4 +71,10 @@ func TestMountHelper(t *testing.T) {
 		text, err := os.ReadFile(log.Name())
 		return err == nil && strings.Contains(string(text), `"stopped"`)
 	})
+	lock, err := os.Open(filepath.Join(dir, "data", lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	waitFor(t, func() bool { return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil })
 }
